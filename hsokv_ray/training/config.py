@@ -35,8 +35,8 @@ class OptimConfig(Config):
     weight_decay: float = pydantic.Field(default=0.1, ge=0)
     """Decoupled weight decay of matrices; norms, biases and embeddings have none."""
 
-    warmup_steps: int = pydantic.Field(default=100, ge=0)
-    """Steps in which the learning rate grows linearly from 0."""
+    warmup_steps: int | None = pydantic.Field(default=None, ge=0)
+    """Steps in which the learning rate grows linearly from 0. None: a tenth of the run, at most 100."""
 
     schedule: Literal["cosine", "wsd", "constant"] = "cosine"
     """Shape after warm-up: cosine to a tenth, warm-up stable decay (the last fifth decays), or constant."""

@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# What `make demo` runs: a Ray head unless one runs, the training job, a text from its checkpoint.
+# Ends what it started (the job, the head), also on Ctrl-C, and nothing else.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# At most five minutes on two cores.
+training=(--size micro --seq-len 256 --batch-size 8 --max-steps 300 --eval-every 50 --save-every 100)
+prompt="def read(self, path):"
+
+name=demo
+runs=$PWD/runs
+api=http://127.0.0.1:${HSOKV_HEAD_DASHBOARD_PORT:-8265}
+job=
+started_head=
+
+cleanup() {
+    local status=$?
+    trap - EXIT INT TERM
+    if [ -n "$job" ]; then ray job stop "$job" >/dev/null 2>&1 || true; fi
+    if [ -n "$started_head" ]; then cluster/local.sh stop || status=1; fi
+    exit "$status"
+}
+trap cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+answers() {
+    python - "$api" <<'PYTHON'
+import sys, urllib.error, urllib.request
+try:
+    urllib.request.urlopen(sys.argv[1] + "/api/version", timeout=5)
+except urllib.error.HTTPError as error:
+    sys.exit(error.code not in (401, 403))
+except OSError:
+    sys.exit(1)
+PYTHON
+}
+
+show() {
+    printf '\n$ %s\n' "$*"
+}
+
+if ! cluster/local.sh status >/dev/null && answers; then
+    echo "using the Ray head at $api"
+    export RAY_API_SERVER_ADDRESS=$api
+    if [ -z "${RAY_AUTH_MODE:-}" ] && [ -f "$HOME/.ray/auth_token" ]; then export RAY_AUTH_MODE=token; fi
+else
+    if ! cluster/local.sh status >/dev/null; then
+        echo "starting a Ray head (about 20 s)"
+        started_head=yes  # before the start, so that Ctrl-C in between ends it too
+        cluster/local.sh start 2>/dev/null || { cluster/local.sh start; exit 1; }
+    fi
+    eval "$(cluster/local.sh env)"
+fi
+
+job=demo-$$-$RANDOM
+command=(jobs/train_hmst.py --output-dir "$runs" --name "$name" "${training[@]}")
+show ray job submit --working-dir . -- "${command[@]}"
+ray job submit --no-wait --submission-id "$job" --working-dir . -- "${command[@]}" >/dev/null
+ray job logs --follow "$job" 2>&1 | { grep --line-buffered -v -E "sdk.py:|cli.py:|^Tailing logs|^Use Ctrl-C" || true; }
+status=$(python -c 'import sys
+from ray.job_submission import JobSubmissionClient
+print(JobSubmissionClient().get_job_status(sys.argv[1]))' "$job")
+if [ "$status" != SUCCEEDED ]; then
+    echo "error: the training job ended as $status; the reason is above, or: ray job logs $job" >&2
+    exit 1
+fi
+job=
+
+show hsokv generate "$runs/$name" --prompt "\"$prompt\"" --max-length 80 --seed 0
+hsokv generate "$runs/$name" --prompt "$prompt" --max-length 80 --seed 0
+
+cat <<END
+
+loss plot    $(ls "$runs/$name"/*.png)
+model card   $runs/$name/README.md
+checkpoints  $runs/$name/checkpoints
+
+Next: your own text, in a folder of any size:
+  make head && eval "\$(cluster/local.sh env)"
+  ray job submit --working-dir . -- jobs/train_hmst.py --source /path/to/text --name mine
+  hsokv generate ~/hsokv_runs/mine
+END

@@ -1,0 +1,66 @@
+"""Configuration of `hsokv generate`."""
+
+from typing import Annotated, Literal
+
+import pydantic
+import tyro
+
+from hsokv_ray.config import Config
+
+
+class SamplingConfig(Config):
+    """How the next token is chosen."""
+
+    max_length: int = pydantic.Field(default=50, ge=1)
+    """New tokens, at most."""
+
+    temperature: float = pydantic.Field(default=0.8, ge=0)
+    """Divides the logits; 0 always takes the likeliest token (greedy)."""
+
+    top_p: float = pydantic.Field(default=0.9, gt=0, le=1)
+    """Smallest set of tokens with this much probability is drawn from; 1 turns it off."""
+
+    top_k: int = pydantic.Field(default=50, ge=0)
+    """Number of likeliest tokens drawn from; 0 turns it off."""
+
+    num_beams: int = pydantic.Field(default=1, ge=1)
+    """Beams of beam search; more than 1 cannot stream."""
+
+    seed: int | None = pydantic.Field(default=None, ge=0, lt=2**63)
+    """Seed of the draws. None: a new one each time, told with the result."""
+
+
+class GenerateConfig(Config):
+    """Generate text from a checkpoint: interactively, for one --prompt, or for the lines of --input.
+
+    Takes a run's folder (its best checkpoint, else the newest), a checkpoint, any folder with a Hugging Face causal
+    model, or a name on the hub.
+    """
+
+    checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
+    """Run folder, checkpoint folder, Hugging Face model folder or hub name."""
+
+    sampling: SamplingConfig = SamplingConfig()
+    """How the next token is chosen."""
+
+    prompt: str | None = None
+    """Generate for this text and end. None: ask for prompts."""
+
+    input: str | None = None
+    """File with one prompt per line; empty lines are skipped and counted."""
+
+    output: str | None = None
+    """File the results of --input go to, one JSON object per line. None: standard output."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where the model runs; auto takes a GPU if there is one."""
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> "GenerateConfig":
+        if self.prompt is not None and self.input is not None:
+            raise ValueError("--prompt and --input exclude each other; give one of them")
+        if self.output is not None and self.input is None:
+            raise ValueError(f"--output {self.output} needs --input, a file with one prompt per line")
+        if self.output is not None and self.output == self.input:
+            raise ValueError(f"--output {self.output} would overwrite --input; give another file")
+        return self

@@ -1,0 +1,15 @@
+"""What the training loop asks of whoever runs it."""
+
+from typing import Any, Protocol
+
+
+class Host(Protocol):
+    """What the training loop needs from whoever runs it; a plain process and a Ray worker both provide it."""
+
+    def event(self, kind: str, **values: Any) -> None:
+        """Tell the user something: kind is `row`, `note`, `saved` or `started`."""
+        ...
+
+    def report(self, metrics: dict[str, float]) -> None:
+        """Hand metrics to the trainer's own bookkeeping; called equally often on every worker."""
+        ...

@@ -1,0 +1,124 @@
+"""The driver of the HMST training job: prepare once, start the workers, follow them, write what the run leaves behind."""
+
+import os
+import shlex
+import sys
+from typing import Any
+
+import ray
+import ray.train
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from hsokv_ray import runtime
+from hsokv_ray.errors import CheckpointError, ConfigError, DataError, HsokvError, RunError
+from hsokv_ray.training.config import TrainHMSTConfig
+from hsokv_ray.training.cost import Cost, cost_of, describe, describe_memory, refuse_too_large, warmup_steps
+from hsokv_ray.training.failures import explain_failure
+from hsokv_ray.training.metrics import progress_line
+from hsokv_ray.training.place import node_memory_bytes
+from hsokv_ray.training.prepare import Prepared, prepare
+from hsokv_ray.training.progress import Board, Event, Follower, Printer
+from hsokv_ray.training.results import write_results
+from hsokv_ray.training.run_folder import RunFolder
+from hsokv_ray.training.worker import gpu_environment, train_worker
+
+WORKER_START_TIMEOUT_S = 300
+ERRORS: dict[str, type[HsokvError]] = {
+    error.__name__: error for error in (HsokvError, CheckpointError, ConfigError, DataError, RunError)
+}
+
+
+def run(config: TrainHMSTConfig) -> int:
+    """Run the job that `config` describes; return the exit status."""
+    printer = Printer()
+    folder = RunFolder.of(config.run)
+    with folder.claim(config):
+        prepared = prepare(config, folder, say=printer.say)
+        cost = cost_of(config, prepared.shape, prepared.length)
+        warmup_steps(config, cost.length.max_steps)
+        printer.say(describe(cost, size=config.model.size, num_workers=config.run.num_workers))
+        printer.say(prepared.baselines.describe())
+        summary = _train(config, folder, prepared, cost, printer)
+        printer.say(write_results(config, folder, prepared, cost, summary, command=shlex.join(sys.argv)))
+    return 0
+
+
+def _train(
+    config: TrainHMSTConfig, folder: RunFolder, prepared: Prepared, cost: Cost, printer: Printer
+) -> dict[str, Any]:
+    """Run the workers to the end and return the first one's summary."""
+    runtime.connect(log_to_driver=False)
+    demand = runtime.preflight(
+        runtime.Demand(
+            num_workers=config.run.num_workers,
+            cpus_per_worker=config.run.cpus_per_worker,
+            gpus_per_worker=1 if config.run.use_gpu else 0,
+            data_cpus=0 if config.data.pretokenized else config.run.data_cpus,
+        )
+    )
+    if not config.run.use_gpu and len(ray.nodes()) == 1:
+        num_workers = config.run.num_workers
+        refuse_too_large(cost, node_memory_bytes(), num_workers_per_node=num_workers, where="this machine")
+    board = ray.remote(num_cpus=0)(Board).remote()
+    watch = runtime.PendingWatch(demand, say=printer.say)
+    with Follower(board, _Shown(printer, watch), on_idle=watch.poll):
+        try:
+            result = _trainer(config, folder, prepared, demand, board).fit()
+        except ray.train.TrainingFailedError as error:
+            raise _reason(board) or RunError(explain_failure(error, memory=describe_memory(cost.memory))) from error
+    if reason := _reason(board):
+        raise reason
+    return result.return_value
+
+
+def _trainer(
+    config: TrainHMSTConfig, folder: RunFolder, prepared: Prepared, demand: runtime.Demand, board: Any
+) -> TorchTrainer:
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(WORKER_START_TIMEOUT_S))
+    resources = {"CPU": demand.cpus_per_worker} | ({"GPU": 1} if config.run.use_gpu else {})
+    spec = {
+        "config": config.model_dump(mode="json"),
+        "folder": str(folder.path),
+        "max_steps": prepared.length.max_steps,
+        "epochs": prepared.length.epochs,
+        "board": board,
+    }
+    return TorchTrainer(
+        train_worker,
+        train_loop_config=spec,
+        torch_config=TorchConfig(backend="nccl" if config.run.use_gpu else "gloo"),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=config.run.num_workers, use_gpu=config.run.use_gpu, resources_per_worker=resources
+        ),
+        run_config=ray.train.RunConfig(
+            name="ray",
+            storage_path=str(folder.path),
+            failure_config=ray.train.FailureConfig(max_failures=config.run.max_failures),
+            worker_runtime_env={"env_vars": gpu_environment(config)},
+        ),
+    )
+
+
+class _Shown:
+    """Turns events of the run into lines."""
+
+    def __init__(self, printer: Printer, watch: runtime.PendingWatch) -> None:
+        self._printer, self._watch = printer, watch
+        self._val_loss: float | None = None
+
+    def __call__(self, event: Event) -> None:
+        match event["kind"]:
+            case "started":
+                self._watch.close()
+            case "row":
+                validated = event["val_loss"] is not None
+                self._val_loss = event["val_loss"] if validated else self._val_loss
+                self._printer.progress(progress_line({**event, "val_loss": self._val_loss}), keep=validated)
+            case "note":
+                self._printer.say(event["text"])
+
+
+def _reason(board: Any) -> HsokvError | None:
+    """Return the error a worker gave as the reason of the end, if one did."""
+    event = ray.get(board.fatal.remote())
+    return ERRORS[event["error"]](event["text"]) if event else None
