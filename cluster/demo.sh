@@ -37,6 +37,28 @@ except OSError:
 PYTHON
 }
 
+# Print the job's output until it has ended; 0 if it succeeded.
+follow() {
+    python - "$1" <<'PYTHON'
+import asyncio, logging, sys, time
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+async def follow(client, job):
+    async for text in client.tail_job_logs(job):
+        print(text, end="", flush=True)
+
+logging.getLogger("ray").setLevel(logging.ERROR)
+client, job = JobSubmissionClient(), sys.argv[1]
+try:
+    asyncio.run(follow(client, job))
+    while not (status := client.get_job_status(job)).is_terminal():
+        time.sleep(0.2)
+except KeyboardInterrupt:
+    sys.exit(130)
+sys.exit(status != JobStatus.SUCCEEDED)
+PYTHON
+}
+
 show() {
     printf '\n$ %s\n' "$*"
 }
@@ -49,7 +71,7 @@ else
     if ! cluster/local.sh status >/dev/null; then
         echo "starting a Ray head (about 20 s)"
         started_head=yes  # before the start, so that Ctrl-C in between ends it too
-        cluster/local.sh start 2>/dev/null || { cluster/local.sh start; exit 1; }
+        cluster/local.sh start
     fi
     eval "$(cluster/local.sh env)"
 fi
@@ -58,14 +80,10 @@ job=demo-$$-$RANDOM
 command=(jobs/train_hmst.py --output-dir "$runs" --name "$name" "${training[@]}")
 show ray job submit --working-dir . -- "${command[@]}"
 ray job submit --no-wait --submission-id "$job" --working-dir . -- "${command[@]}" >/dev/null
-ray job logs --follow "$job" 2>&1 | { grep --line-buffered -v -E "sdk.py:|cli.py:|^Tailing logs|^Use Ctrl-C" || true; }
-status=$(python -c 'import sys
-from ray.job_submission import JobSubmissionClient
-print(JobSubmissionClient().get_job_status(sys.argv[1]))' "$job")
-if [ "$status" != SUCCEEDED ]; then
-    echo "error: the training job ended as $status; the reason is above, or: ray job logs $job" >&2
+follow "$job" || {
+    echo "error: the training job did not succeed; the reason is above, or: ray job logs $job" >&2
     exit 1
-fi
+}
 job=
 
 show hsokv generate "$runs/$name" --prompt "\"$prompt\"" --max-length 80 --seed 0

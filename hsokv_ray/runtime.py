@@ -261,7 +261,8 @@ def _holders() -> tuple[str, ...]:
         return (*found, f"(actors unknown: {' '.join(str(error).split())[:80]})")
     for actor in actors:
         if cpus := (actor.required_resources or {}).get("CPU"):
-            found.append(f"actor {actor.class_name} of job {actor.job_id}, pid {actor.pid}: {cpus:g} CPUs")
+            name = actor.class_name.rpartition(".")[2]
+            found.append(f"actor {name} of job {actor.job_id}, pid {actor.pid}: {cpus:g} CPUs")
     return tuple(found)
 
 

@@ -7,6 +7,7 @@ same in both regex engines. The first two are checked on the whole vocabulary, t
 
 import json
 import random
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -30,13 +31,7 @@ class FastBPE:
         layout = json.loads(tokenizer.to_str())
         pattern = _pattern(layout)
         tokens = _tokens_by_rank(layout)
-        self._encoding = tiktoken.Encoding(
-            "hsokv_twin",
-            pat_str=_grouped(pattern),
-            mergeable_ranks={token: rank for rank, token in enumerate(tokens)},
-            # Never encoded. Without one, tiktoken tries an empty pattern at every character: half the speed.
-            special_tokens={"<|endoftext|>": len(tokens)},
-        )
+        self._encoding = _encoding(_grouped(pattern), tokens)
         self._ids = np.asarray(list(tokens.values()), dtype=np.uint32)
         self._check_whole_words(layout)
         self._check_sample(tokenizer)
@@ -69,6 +64,7 @@ def sample_texts() -> list[str]:
     return [
         "It's the cat's; they'll say I'VE 42,000 reasons, don't they?  Yes.\n\n\tNo.   ",
         "def f(x):\n    if x  >= 10:\n\t\treturn {'a': [1, 2.5e-3]}  # it's ok\n\n\n",
+        "the end of a line\nthe house in the\r\n and that was the\nthe end\n\n  of the",
         "<|endoftext|> <|pad|> a<|endoftext|>b </s> [PAD] <unk>",
         "".join(letters),
         " ".join(letters),
@@ -105,6 +101,16 @@ def _splitting_pattern(splitter: dict[str, Any]) -> str:
             if byte_level["type"] == "ByteLevel" and not byte_level["use_regex"]:
                 return regex
     raise DataError(f"words are split by {' + '.join(step['type'] for step in steps)}, not by one byte-level pattern")
+
+
+def _encoding(pattern: str, tokens: Iterable[bytes]) -> tiktoken.Encoding:
+    ranks = {token: rank for rank, token in enumerate(tokens)}
+    # Never encoded. Without one, tiktoken tries an empty pattern at every character: half the speed.
+    special = {"<|endoftext|>": len(ranks)}
+    try:
+        return tiktoken.Encoding("hsokv_twin", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
+    except ValueError as error:
+        raise DataError(f"tiktoken does not take the word pattern ({' '.join(str(error).split())})") from None
 
 
 def _grouped(pattern: str) -> str:

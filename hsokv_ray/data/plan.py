@@ -27,7 +27,7 @@ from hsokv_ray.data.uri import source_spec
 from hsokv_ray.errors import ConfigError, DataError
 
 _STREAMS = 12
-_UNBALANCE = 1.15
+_UNBALANCE = 1.25
 _FORMAT_VERSION = 1
 
 
@@ -203,7 +203,7 @@ def validation_plan(config: DataConfig, *, seed: int, num_workers: int = 1) -> S
 
 
 def balance(parts: list[Part], *, num_streams: int) -> list[Part]:
-    """Divide parts by document number until no stream has more than 15 % over its share, at best.
+    """Divide parts by document number until no stream has more than 25 % over its share, at best.
 
     A part that is divided is read once per piece, so this is for sources with few parts.
     """

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -94,17 +95,16 @@ def read_documents(
 def read_in_order(plan: "ShardPlan", part: "Part", *, split: Split, counts: ReadCounts) -> Iterator[Document]:
     """Yield the documents of a part in the order of the file; see `read_documents`."""
     threshold = int(plan.options.val_split * 2**64)
-    for number, (name, record) in enumerate(_records(plan, part, counts)):
-        if number == part.max_documents:
-            return
-        if number % part.modulus != part.remainder:
-            continue
+    records = itertools.islice(_records(plan, part, counts), part.remainder, part.max_documents, part.modulus)
+    for name, record in records:
         document = _document(name, record, plan, counts)
         if document is None:
             continue
-        if split != "all" and (content_hash(document.text, seed=plan.seed) < threshold) != (split == "val"):
-            counts.held_out_documents += 1
-            continue
+        if split != "all":
+            is_val = threshold > 0 and content_hash(document.text, seed=plan.seed) < threshold
+            if is_val != (split == "val"):
+                counts.held_out_documents += 1
+                continue
         counts.documents += 1
         counts.text_bytes += len(document.text.encode())
         yield document

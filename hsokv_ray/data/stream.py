@@ -5,8 +5,8 @@ padded or cut between them. A block is `seq_len + 1` tokens; blocks of a stream 
 `stride == seq_len` they share one token and every token is predicted exactly once. Global block i is the next block of
 stream i % L and belongs to worker i % W, where W divides L: the order of blocks does not depend on W.
 
-After its last pass a stream gives what is left once, padded, and then empty blocks; a run is over when a whole step is
-empty.
+After its last pass a stream gives what is left once, padded, and then empty blocks, while longer streams go on; a run is
+over when every worker `is_finished`.
 """
 
 import time
@@ -88,6 +88,11 @@ class BlockStream:
     def counts(self) -> ReadCounts:
         """What was read and skipped in wholly consumed parts, so that a resumed run counts everything once."""
         return sum((lane.counts for lane in self._lanes.values()), start=ReadCounts())
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every stream of this worker has given its last target; single empty blocks come before that."""
+        return all(lane.at_end and lane.num_tokens < 2 for lane in self._lanes.values())
 
     def take(self, num_blocks: int) -> Blocks:
         """Return the worker's next `num_blocks` blocks."""

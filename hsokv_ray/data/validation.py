@@ -64,12 +64,12 @@ class UnigramBaseline:
 
     Attributes:
         entropy: of the tokens of the training sample.
-        cross_entropy: of the held-out tokens under the sample's counts, each count raised by one.
+        cross_entropy: of the held-out tokens under the sample's counts, each count raised by one; None without any.
         num_sample_tokens, num_held_out_tokens: tokens each was taken over.
     """
 
     entropy: float
-    cross_entropy: float
+    cross_entropy: float | None
     num_sample_tokens: int
     num_held_out_tokens: int
 
@@ -120,7 +120,7 @@ def unigram_baseline(sample: np.ndarray, held_out: HeldOut, *, vocab_size: int) 
     targets = targets[np.arange(targets.shape[1]) < held_out.blocks.num_targets[:, None]]
     return UnigramBaseline(
         entropy=float(-(shares * np.log(shares)).sum()),
-        cross_entropy=float(-log_smoothed[targets].mean()),
+        cross_entropy=float(-log_smoothed[targets].mean()) if len(targets) else None,
         num_sample_tokens=len(sample),
         num_held_out_tokens=len(targets),
     )

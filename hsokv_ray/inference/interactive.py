@@ -69,6 +69,7 @@ class Session:
             self._complete(line)
 
     def _complete(self, prompt: str) -> None:
+        self._generator.encode(prompt)  # what is refused is not echoed
         self._write(prompt)
         completion = self._generator.generate(prompt, self.sampling, on_text=self._write)
         self.completions.append(completion)

@@ -28,9 +28,9 @@ class HMSTConfig(PreTrainedConfig):
 
     vocab_size: int = 8192
     hidden_size: int = 256
-    intermediate_size: int = 288
+    intermediate_size: int = 384
     """Width of one expert, or of the dense feed-forward where `num_experts` is 1."""
-    num_hidden_layers: int = 4
+    num_hidden_layers: int = 3
     num_attention_heads: int = 4
     num_key_value_heads: int = 2
     head_dim: int | None = None

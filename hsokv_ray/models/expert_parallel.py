@@ -97,7 +97,7 @@ def expert_parallel_forward(
     returned_SD = _AllToAll.apply(local_RD, plan.received, plan.sent, plan.group)
     left_out = returned_SD.new_zeros(len(sorted_SD) - plan.num_sent, returned_SD.shape[1])
     result_SD = _Permute.apply(torch.cat([returned_SD, left_out]), plan.inverse_S, plan.slot_S)
-    result_NKD = result_SD.view(num_tokens, top_k, -1) * top_k_weights[..., None]
+    result_NKD = result_SD.unflatten(0, (num_tokens, top_k)) * top_k_weights[..., None]
     return result_NKD.sum(dim=1).to(hidden_states.dtype)
 
 

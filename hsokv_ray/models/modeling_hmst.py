@@ -31,18 +31,21 @@ from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from hsokv_ray.models import experts as _experts  # noqa: F401  registers "hmst_sorted"
 from hsokv_ray.models.configuration_hmst import HMSTConfig
+from hsokv_ray.models.experts import SORTED
 from hsokv_ray.models.loss import IGNORE_INDEX, auxiliary_loss, cross_entropy_sum, fused_cross_entropy_sum, shift_left
 from hsokv_ray.models.presets import FUSED_LOSS_VOCAB_SIZE
 from hsokv_ray.models.router import HMSTRouter, Routing
-
 
 class LayerOutput(NamedTuple):
     """What a decoder layer hands on: the hidden states [B, T, D], and the routing of a sparse layer."""
 
     hidden_states: torch.Tensor
     routing: Routing | None
+
+
+class ResidualLinear(nn.Linear):
+    """A projection that writes to the residual stream; its weights start smaller."""
 
 
 class HMSTAttention(nn.Module):
@@ -61,7 +64,7 @@ class HMSTAttention(nn.Module):
         self.q_proj = nn.Linear(config.hidden_size, query_size, bias=False)
         self.k_proj = nn.Linear(config.hidden_size, key_size, bias=False)
         self.v_proj = nn.Linear(config.hidden_size, key_size, bias=False)
-        self.o_proj = nn.Linear(query_size, config.hidden_size, bias=False)
+        self.o_proj = ResidualLinear(query_size, config.hidden_size, bias=False)
 
     def forward(
         self,
@@ -93,7 +96,7 @@ class HMSTMLP(nn.Module):
     def __init__(self, config: HMSTConfig, intermediate_size: int) -> None:
         super().__init__()
         self.gate_up_proj = nn.Linear(config.hidden_size, 2 * intermediate_size, bias=False)
-        self.down_proj = nn.Linear(intermediate_size, config.hidden_size, bias=False)
+        self.down_proj = ResidualLinear(intermediate_size, config.hidden_size, bias=False)
         self.act_fn = ACT2FN[config.hidden_act]
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -192,16 +195,21 @@ class HMSTPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_record_outputs = {"hidden_states": HMSTDecoderLayer, "attentions": HMSTAttention}
 
+    def get_correct_experts_implementation(self, requested_experts: str | None) -> str:
+        """Return the implementation asked for, or the sorted one.
+
+        Where the device and dtype are known, `experts.fastest_experts_implementation` names the fastest.
+        """
+        return super().get_correct_experts_implementation(requested_experts or SORTED)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Normal weights; those that write to the residual stream are scaled by 1/sqrt(2 layers), as in GPT-2."""
         super()._init_weights(module)
         std = self.config.initializer_range
         residual_std = std / (2 * self.config.num_hidden_layers) ** 0.5
-        if isinstance(module, HMSTAttention):
-            initialization.normal_(module.o_proj.weight, std=residual_std)
-        elif isinstance(module, HMSTMLP):
-            initialization.normal_(module.down_proj.weight, std=residual_std)
+        if isinstance(module, ResidualLinear):
+            initialization.normal_(module.weight, std=residual_std)
         elif isinstance(module, HMSTExperts):
             initialization.normal_(module.gate_up_proj, std=std)
             initialization.normal_(module.down_proj, std=residual_std)

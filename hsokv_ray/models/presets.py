@@ -18,8 +18,8 @@ PRESETS: dict[Size, dict[str, Any]] = {
     "micro": {
         "vocab_size": 8192,
         "hidden_size": 256,
-        "intermediate_size": 288,
-        "num_hidden_layers": 4,
+        "intermediate_size": 384,
+        "num_hidden_layers": 3,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "num_experts": 8,

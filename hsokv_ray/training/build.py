@@ -20,6 +20,7 @@ def build_trainer(
     config: TrainHMSTConfig,
     *,
     max_steps: int,
+    step_limit: int | None,
     epochs: float | None,
     folder: RunFolder,
     place: Place,
@@ -29,7 +30,7 @@ def build_trainer(
     """Build everything one worker of a prepared run needs.
 
     Args:
-        max_steps: optimiser steps of the run.
+        max_steps, step_limit: see `Length`.
         epochs: passes over the documents; None: without end.
         use_ray_data: read and tokenise in Ray tasks, or else in this process.
     """
@@ -44,6 +45,7 @@ def build_trainer(
     return Trainer(
         config,
         max_steps=max_steps,
+        step_limit=step_limit,
         model=model,
         optimizer=build_optimizer(model, config.optim, device_type=place.device.type),
         strategy=strategy,
@@ -73,5 +75,5 @@ def build_model(
             )
         )
     if config.run.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+        model.activation_checkpointing_enable()
     return model

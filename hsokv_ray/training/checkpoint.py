@@ -121,10 +121,10 @@ class CheckpointStore:
         steps = self.steps()
         finished = [step for step in steps if step <= newest and self._flags(step) is not None]
         flagged = [step for step in finished if (self._flags(step) or {}).get("best")]
-        for step in set(steps) - set(finished[-self.keep :]) - set(flagged[-1:]):
-            self._set_aside(self.path_of(step))
         if flagged:
             self._point_at_best(flagged[-1])
+        for step in set(steps) - set(finished[-self.keep :]) - set(flagged[-1:]):
+            self._set_aside(self.path_of(step))
         self._remove_hidden()
 
     def _first_intact(self, steps: list[int]) -> Found | None:

@@ -22,6 +22,9 @@ class Length:
     """How long a run is."""
 
     max_steps: int
+    """Optimiser steps the schedule spans."""
+    step_limit: int | None
+    """Steps after which the run ends; None: when the documents are used up."""
     tokens_per_step: int
     epochs: float | None
     """Passes over the documents after which they are used up; None: without end."""
@@ -48,8 +51,9 @@ class Cost:
 def run_length(config: TrainHMSTConfig, *, num_tokens: int, estimated: bool) -> Length:
     """Return the steps of a run over a source of `num_tokens` training tokens.
 
-    `--max-steps` wins; else `--epochs` (default 1) times `--steps-per-epoch`, or times the steps of one pass. Steps of
-    a pass are an estimate where the tokens are: the run ends when the documents do.
+    `--max-steps` wins; else `--epochs` (default 1) times `--steps-per-epoch`, or times the steps of one pass. The steps
+    of a pass are an estimate where its tokens are: then the schedule spans the estimate, and the run ends when the
+    documents do.
     """
     optim, data = config.optim, config.data
     blocks = optim.batch_size * optim.gradient_accumulation_steps * config.run.num_workers
@@ -58,13 +62,25 @@ def run_length(config: TrainHMSTConfig, *, num_tokens: int, estimated: bool) -> 
     if optim.steps_per_epoch is not None:
         steps = optim.max_steps or math.ceil((epochs or 1) * optim.steps_per_epoch)
         return Length(
-            max_steps=steps, tokens_per_step=per_step, epochs=None, num_tokens=num_tokens, estimated=estimated
+            max_steps=steps,
+            step_limit=steps,
+            tokens_per_step=per_step,
+            epochs=None,
+            num_tokens=num_tokens,
+            estimated=estimated,
         )
     if optim.max_steps is None and epochs is None:
         epochs = 1.0
     steps_of_pass = num_tokens / (blocks * data.block_stride)
     steps = optim.max_steps or max(1, math.ceil((epochs or 1) * steps_of_pass))
-    return Length(max_steps=steps, tokens_per_step=per_step, epochs=epochs, num_tokens=num_tokens, estimated=estimated)
+    return Length(
+        max_steps=steps,
+        step_limit=optim.max_steps,
+        tokens_per_step=per_step,
+        epochs=epochs,
+        num_tokens=num_tokens,
+        estimated=estimated,
+    )
 
 
 def cost_of(config: TrainHMSTConfig, shape: Shape, length: Length) -> Cost:

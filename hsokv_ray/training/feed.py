@@ -68,8 +68,13 @@ class Feed:
         self._counts_before: dict[str, int] = {}
         self._stream: BlockStream | None = None
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether this worker's documents are used up."""
+        return self._opened().is_finished
+
     def next(self) -> TensorBatch:
-        """Return the next batch; without targets once the documents are used up."""
+        """Return the next batch; it may have no targets where some streams are longer than others."""
         blocks = self._opened().take(self._config.optim.batch_size)
         return self._tensors(make_batch(blocks, document_mask=self._document_mask, eos_id=self.tokenizer.eos_id))
 

@@ -80,6 +80,7 @@ def _trainer(
         "config": config.model_dump(mode="json"),
         "folder": str(folder.path),
         "max_steps": prepared.length.max_steps,
+        "step_limit": prepared.length.step_limit,
         "epochs": prepared.length.epochs,
         "board": board,
     }

@@ -68,7 +68,8 @@ class Trainer:
 
     Args:
         config: the job's configuration.
-        max_steps: optimiser steps of the whole run; the schedule spans them.
+        max_steps: optimiser steps the schedule spans.
+        step_limit: steps after which the run ends; None: when the documents are used up.
         model: already prepared by `strategy`.
     """
 
@@ -77,6 +78,7 @@ class Trainer:
         config: TrainHMSTConfig,
         *,
         max_steps: int,
+        step_limit: int | None,
         model: torch.nn.Module,
         optimizer: torch.optim.Optimizer,
         strategy: Strategy,
@@ -86,7 +88,7 @@ class Trainer:
         host: Host,
         flops_per_token: float,
     ) -> None:
-        self.config, self.max_steps = config, max_steps
+        self.config, self.max_steps, self.step_limit = config, max_steps, step_limit
         self.model, self.optimizer, self.strategy = model, optimizer, strategy
         self.feed, self.folder, self.place, self.host = feed, folder, place, host
         self.flops_per_token = flops_per_token
@@ -97,7 +99,7 @@ class Trainer:
         self.meter = Throughput()
         self.writer: MetricsWriter | None = None
         self._val_loss: float | None = None
-        self._loss: float | None = None
+        self._last: StepResult | None = None
 
     def run(self) -> RunSummary:
         """Train until the steps, the documents or the patience are used up; return how it ended."""
@@ -111,7 +113,7 @@ class Trainer:
             step=self.progress.step,
             tokens=self.progress.tokens,
             reason=reason,
-            loss=self._loss,
+            loss=self._last.loss if self._last else None,
             val_loss=self._val_loss,
             best_loss=self.progress.best_loss,
             best_step=self.progress.best_step,
@@ -133,7 +135,7 @@ class Trainer:
         self.host.event("note", text=f"resumed from step {self.progress.step:,}")
 
     def _train(self) -> str:
-        while self.progress.step < self.max_steps:
+        while self.progress.step != self.step_limit:
             result = self._step()
             if result is None:
                 return "every document was read"
@@ -146,9 +148,8 @@ class Trainer:
     def _step(self) -> StepResult | None:
         """Make one optimiser step; None where no worker has a target left."""
         started = time.perf_counter()
-        batches = [self.feed.next() for _ in range(self.config.optim.gradient_accumulation_steps)]
+        batches, targets = self._next_batches()
         wait_s = time.perf_counter() - started
-        targets = self.place.sum_int(sum(batch.num_targets for batch in batches))
         if targets == 0:
             return None
         self.model.train()
@@ -174,6 +175,15 @@ class Trainer:
             router=router,
             wait_s=wait_s,
         )
+
+    def _next_batches(self) -> tuple[list[TensorBatch], int]:
+        """Return the micro-batches of the next step that has targets, and the targets over all workers; 0 at the end."""
+        while True:
+            batches = [self.feed.next() for _ in range(self.config.optim.gradient_accumulation_steps)]
+            own = [sum(batch.num_targets for batch in batches), int(not self.feed.is_finished)]
+            targets, unfinished = self.place.sum(torch.tensor(own)).tolist()
+            if targets or not unfinished:
+                return batches, targets
 
     def _refuse(self, loss: float, batches: list[TensorBatch]) -> None:
         """End the run before a loss that is not a number spoils the weights; name the tokens of every worker."""
@@ -214,8 +224,8 @@ class Trainer:
 
     def _after_step(self, result: StepResult) -> None:
         run, step = self.config.run, self.progress.step
-        last = step == self.max_steps
-        self._loss = result.loss
+        last = step == self.step_limit
+        self._last = result
         self.meter.step(result.targets, wait_s=result.wait_s)
         validated = run.eval_every and (step % run.eval_every == 0 or last)
         improved = self._validate() if validated else False
@@ -273,6 +283,7 @@ class Trainer:
             "grad_norm": result.grad_norm,
             "tokens": self.progress.tokens,
             **asdict(rates),
+            "eta_s": self.meter.eta_s(max((self.step_limit or self.max_steps) - self.progress.step, 0)),
             "memory_bytes": self.place.memory_bytes(),
             "data": self.feed.position(),
             "counts": self.feed.counts(),
@@ -299,9 +310,10 @@ class Trainer:
             self.place.barrier()
 
     def _finish(self, reason: str) -> None:
-        if self.progress.step != self.max_steps and self.progress.step:
-            self._validate()
-            self._save(best=False)
+        if self._last is not None and self.progress.step != self.step_limit:
+            improved = self._validate()
+            self._log(self._last, val_loss=self._val_loss)
+            self._save(best=improved)
         if self.writer is not None:
             self.writer.close()
         self.host.event("note", text=f"training ended at step {self.progress.step:,}: {reason}")

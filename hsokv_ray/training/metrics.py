@@ -34,7 +34,11 @@ class MetricsWriter:
         self.num_cut = cut_after(folder / METRICS, resume_step)
         """Rows that were removed because they lie past `resume_step` or were torn by a crash."""
         self._file = (folder / METRICS).open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder / TENSORBOARD), purge_step=resume_step + 1)
+        # tensorboardX names its file by the second, so a quick restart would overwrite the one before.
+        starts = len([*(folder / TENSORBOARD).glob("events.*")])
+        self._board = SummaryWriter(
+            str(folder / TENSORBOARD), purge_step=resume_step + 1, filename_suffix=f".start-{starts:04d}"
+        )
         self._gauges = RayGauges(run=folder.name) if _ray_runs() else None
 
     def write(self, row: Mapping[str, Any]) -> None:

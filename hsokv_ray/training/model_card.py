@@ -36,7 +36,7 @@ class Facts:
     """Parameters that take part in the computation of one token."""
 
     data: Mapping[str, Any]
-    """Counts and digests of the text by name: documents, tokens, skipped items, digest of the plan."""
+    """Counts and digests by name: documents, tokens, skipped items, digest of the plan. None is left out."""
 
     step: int
     """Optimiser steps of the whole run."""
@@ -165,5 +165,6 @@ def _results(facts: Facts) -> str:
 
 def _table(head: tuple[str, ...], rows: Mapping[str, Any]) -> str:
     lines = [" | ".join(head), " | ".join("---" for _ in head)]
-    lines += [f"{name} | {f'{value:,}' if isinstance(value, int) else value}" for name, value in rows.items()]
+    known = {name: value for name, value in rows.items() if value is not None}
+    lines += [f"{name} | {f'{value:,}' if isinstance(value, int) else value}" for name, value in known.items()]
     return "\n".join(f"| {line} |" for line in lines)

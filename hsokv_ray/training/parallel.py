@@ -15,7 +15,7 @@ made by one strategy loads into any other, with any number of workers.
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -124,14 +124,10 @@ class Strategy:
 
     def load_full_state(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: FullState) -> None:
         """Take over a whole state, of which every worker passes the same copy; a collective."""
+        options = StateDictOptions(full_state_dict=True)
         # both setters change the dict they are given
-        set_model_state_dict(model, dict(state.model), options=StateDictOptions(full_state_dict=True))
-        set_optimizer_state_dict(
-            model,
-            optimizer,
-            dict(state.optimizer),
-            options=StateDictOptions(full_state_dict=True, flatten_optimizer_state_dict=True),
-        )
+        set_model_state_dict(model, dict(state.model), options=options)
+        set_optimizer_state_dict(model, optimizer, _unflatten(state.optimizer), options=options)
 
     def _norm(self, model: nn.Module) -> Tensor:
         return _norm_of(model.parameters())
@@ -141,15 +137,8 @@ class DDPStrategy(Strategy):
     """A replica of the model in every worker; gradients are summed while the backward runs."""
 
     def prepare(self, model: HMSTForCausalLM) -> nn.Module:
-        ddp = DistributedDataParallel(
-            model.to(self.device),
-            device_ids=[self.device] if self.device.type == "cuda" else None,
-            # the load balancer keeps the buffers equal; a broadcast would erase the counts of all but one worker
-            broadcast_buffers=False,
-            gradient_as_bucket_view=True,
-        )
-        ddp.register_comm_hook(None, _sum_bucket)
-        return ddp
+        _broadcast(model.to(self.device))
+        return self._wrap(model)
 
     @contextlib.contextmanager
     def accumulate(self, model: nn.Module, *, last: bool) -> Iterator[None]:
@@ -159,13 +148,23 @@ class DDPStrategy(Strategy):
     def bare(self, model: nn.Module) -> HMSTForCausalLM:
         return cast(HMSTForCausalLM, cast(DistributedDataParallel, model).module)
 
+    def _wrap(self, model: HMSTForCausalLM, own: Iterable[str] = ()) -> nn.Module:
+        """Wrap a model that is equal on all workers but for the parameters named in `own`."""
+        # The load balancer keeps the buffers equal; DDP's broadcasts would erase the counts of all workers but one.
+        ignored = [*own, *(name for name, _ in model.named_buffers())]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, ignored)
+        device_ids = [self.device] if self.device.type == "cuda" else None
+        ddp = DistributedDataParallel(model, device_ids=device_ids, gradient_as_bucket_view=True)
+        ddp.register_comm_hook(None, _sum_bucket)
+        return ddp
+
 
 class FSDPStrategy(Strategy):
     """Weights, gradients and optimiser state cut over the workers (FSDP2), gathered layer by layer."""
 
     def prepare(self, model: HMSTForCausalLM) -> nn.Module:
         mesh = init_device_mesh(self.device.type, (dist.get_world_size(),))
-        model = model.to(self.device)
+        _broadcast(model.to(self.device))
         for module in model.modules():
             if isinstance(module, HMSTDecoderLayer):
                 fully_shard(module, mesh=mesh)
@@ -206,9 +205,7 @@ class ExpertParallelStrategy(DDPStrategy):
     def prepare(self, model: HMSTForCausalLM) -> nn.Module:
         _broadcast(model.to(self.device))
         self.names = frozenset(shard_experts(model, self.group))
-        # torch's own way to keep parameters out of DDP
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, list(self.names))
-        return super().prepare(model)
+        return self._wrap(model, self.names)
 
     def finish_gradients(self, model: nn.Module) -> None:
         replicas = self.mesh.get_group("replica")
@@ -276,7 +273,7 @@ def _sum_bucket(_state: None, bucket: dist.GradBucket) -> torch.futures.Future[T
 
 
 def _broadcast(model: nn.Module) -> None:
-    """Give every worker the first one's weights, before they are cut."""
+    """Give every worker the first one's weights."""
     for tensor in model.state_dict().values():
         dist.broadcast(tensor, src=0)
 
@@ -288,3 +285,21 @@ def _tie(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         if name in weights:
             weights[name] = weights[first.setdefault(id(parameter), name)]
     return weights
+
+
+def _unflatten(flat: dict[str, Any]) -> dict[str, Any]:
+    """Return the optimiser's state by parameter, with a group for each.
+
+    torch cannot load a flat state whole: `set_optimizer_state_dict` with both `full_state_dict` and
+    `flatten_optimizer_state_dict` fails with KeyError 'param_groups.0.params.0' (torch 2.13).
+    """
+    state: dict[str, dict[str, Any]] = {}
+    groups: dict[str, dict[str, Any]] = {}
+    for key, value in flat.items():
+        kind, _, rest = key.partition(".")
+        name, _, entry = rest.rpartition(".")
+        if kind == "state":
+            state.setdefault(name, {})[entry] = value
+        else:
+            groups.setdefault(name, {"params": [name]})[entry] = value
+    return {"state": state, "param_groups": list(groups.values())}

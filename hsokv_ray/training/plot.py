@@ -12,7 +12,7 @@ from hsokv_ray.training.metrics import read_rows
 SMOOTHING = 0.05
 """Width of the moving average of the training loss, as a share of its points."""
 
-TRAIN, VALIDATION, BASELINE, INK = "#4477aa", "#cc6633", "#999999", "#444444"
+TRAIN, VALIDATION, BASELINE, INK = "#4477aa", "#cc6633", "#8877aa", "#444444"
 
 
 def plot_loss(

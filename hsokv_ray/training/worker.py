@@ -91,6 +91,7 @@ def _train(spec: dict[str, Any], host: Host) -> RunSummary:
     return build_trainer(
         config,
         max_steps=spec["max_steps"],
+        step_limit=spec["step_limit"],
         epochs=spec["epochs"],
         folder=RunFolder(spec["folder"]),
         place=place,

@@ -110,8 +110,18 @@ def _group_bytes(group: Any, column: str | None) -> int:
 def _rows(batches: Any, unit: int, column: str | None) -> Iterator[Record]:
     number = 0
     for batch in batches:
-        # A column of its own converts several times faster than rows as mappings.
-        is_plain = column is not None and column in batch.schema.names
-        for value in batch.column(column).to_pylist() if is_plain else batch.to_pylist():
-            yield Record(f"{unit}.{number}", partial(row_text, value, None if is_plain else column))
+        values = batch.column(column) if column in batch.schema.names else None
+        for i in range(batch.num_rows):
+            # Decoding waits until the row is wanted: of a divided part most rows are passed over.
+            text = partial(_value_text, values, i) if values is not None else partial(_row_text, batch, i, column)
+            yield Record(f"{unit}.{number}", text)
             number += 1
+
+
+def _value_text(values: Any, i: int) -> str | None:
+    return row_text(values[i].as_py(), None)
+
+
+def _row_text(batch: Any, i: int, column: str | None) -> str | None:
+    row = {name: values[i].as_py() for name, values in zip(batch.schema.names, batch.columns, strict=True)}
+    return row_text(row, column)

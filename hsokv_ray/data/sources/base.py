@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol, TypeVar, cast
+from typing import Any, BinaryIO, Literal, NamedTuple, Protocol, TypeVar, cast
 
 import pyarrow as pa
 
@@ -134,8 +134,7 @@ class Span:
     num_documents: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One document before it is decoded, or the reason (a field of `ReadCounts`) why there is none."""
 
     position: str

@@ -135,10 +135,10 @@ class _Position:
         self.offset = offset
 
     def lines(self, file: BinaryIO) -> Iterator[str]:
-        while line := file.readline():
-            text = decode(line, at_start=self.offset == 0)
+        for line in file:
+            is_first = self.offset == 0
             self.offset += len(line)
-            yield text
+            yield decode(line, at_start=is_first)
 
 
 def _next_line(file: BinaryIO, start: int) -> int:

@@ -57,7 +57,7 @@ def test_braces_expand_as_documented(pattern, count, first, last):
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is the reference")
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(_PATTERNS)
 def test_braces_expand_as_in_bash(pattern):
     assert list(expand_braces(pattern)) == _bash(pattern)

@@ -1,11 +1,16 @@
 """A tiny random Llama and a byte-level tokenizer, saved as a Hugging Face folder."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from hsokv_ray.inference.checkpoints import resolve
+from hsokv_ray.inference.generation import Generator
+from hsokv_ray.inference.loading import load
 
 TEXT = [
     "The quick brown fox jumps over the lazy dog.",
@@ -15,7 +20,7 @@ TEXT = [
 WINDOW = 64
 
 
-def byte_tokenizer(vocab_size: int = 300) -> PreTrainedTokenizerFast:
+def _byte_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -25,7 +30,7 @@ def byte_tokenizer(vocab_size: int = 300) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>")
 
 
-def tiny_llama(vocab_size: int) -> LlamaForCausalLM:
+def _tiny_llama(vocab_size: int) -> LlamaForCausalLM:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return LlamaForCausalLM(
@@ -44,14 +49,32 @@ def tiny_llama(vocab_size: int) -> LlamaForCausalLM:
         )
 
 
-def save_model(folder: Path, *, tokenizer_folder: Path | None = None) -> Path:
-    tokenizer = byte_tokenizer()
-    tiny_llama(len(tokenizer)).save_pretrained(folder)
-    tokenizer.save_pretrained(tokenizer_folder or folder)
+def _save_model(folder: Path, *, vocab_size: int = 300, embeddings: int | None = None) -> Path:
+    tokenizer = _byte_tokenizer(vocab_size)
+    _tiny_llama(embeddings or len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_llama() -> Callable[[int], LlamaForCausalLM]:
+    """`tiny_llama(vocab_size)`: always the same random model."""
+    return _tiny_llama
+
+
+@pytest.fixture(scope="session")
+def save_model() -> Callable[..., Path]:
+    """`save_model(folder, vocab_size=300, embeddings=None)`; embeddings default to the tokenizer's size."""
+    return _save_model
 
 
 @pytest.fixture(scope="session")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with the model and its tokenizer; read only."""
-    return save_model(tmp_path_factory.mktemp("llama"))
+    return _save_model(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="session")
+def generator(llama: Path) -> Generator:
+    """The model, ready to generate on the CPU."""
+    return Generator(load(resolve(str(llama)), device="cpu"))

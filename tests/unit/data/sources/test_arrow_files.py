@@ -1,3 +1,4 @@
+import datetime
 import gzip
 import json
 import random
@@ -24,7 +25,9 @@ def _read(source, **flags):
     return [d.text for part in plan.parts for d in read_in_order(plan, part, split="all", counts=counts)], counts
 
 
-@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())])
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())]
+)
 def test_every_type_of_string_column_is_text(tmp_path, kind):
     texts = pa.array(TEXTS).dictionary_encode() if isinstance(kind, pa.DictionaryType) else pa.array(TEXTS, kind)
     table = pa.table({"n": pa.array(range(500)), "body": texts})
@@ -40,8 +43,6 @@ def test_row_groups_are_parts_and_stay_in_order(tmp_path):
 
 
 def test_rows_without_a_text_column_are_json_with_every_type_written(tmp_path):
-    import datetime
-
     table = pa.table({"a": ["x"], "b": ["y"], "when": [datetime.datetime(2020, 1, 2)], "raw": [b"z"], "many": [[1, 2]]})
     pq.write_table(table, tmp_path / "a.parquet")
     (text,) = _read(tmp_path)[0]

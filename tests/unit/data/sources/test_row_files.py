@@ -2,6 +2,7 @@ import csv
 import gzip
 import io
 import json
+import random
 import re
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from hsokv_ray.data.config import DataConfig
 from hsokv_ray.data.plan import resolve_plan
 from hsokv_ray.data.reading import ReadCounts, read_in_order
-from hsokv_ray.data.sources.base import Shard
+from hsokv_ray.data.sources.base import ReadOptions, Shard
 from hsokv_ray.data.sources.row_files import Delimited, JsonLines
 from hsokv_ray.errors import DataError
 
@@ -20,8 +21,6 @@ _TEXT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0
 
 
 def _options():
-    from hsokv_ray.data.sources.base import ReadOptions
-
     return ReadOptions.from_config(DataConfig())
 
 
@@ -127,8 +126,6 @@ def test_a_json_file_too_large_to_parse_as_a_whole_is_refused(tmp_path, monkeypa
 
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.csv.gz"])
 def test_a_truncated_gz_stops_or_keeps_what_lies_before_the_damage(tmp_path, name):
-    import random
-
     rng = random.Random(0)
     rows = [f"row{i}x{rng.random()}" for i in range(4000)]
     lines = [json.dumps({"text": r}) if "jsonl" in name else r for r in rows]

@@ -1,0 +1,42 @@
+"""What every test relies on: no hub, no token, one thread, everything on 127.0.0.1, no cluster but our own."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hsokv_ray import env
+
+os.environ |= {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray then binds to 127.0.0.1 only, on Linux too
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "OMP_NUM_THREADS": "1",  # read by torch when it is imported
+}
+for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR", env.RUNS_DIR):
+    os.environ.pop(name, None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """With HSOKV_NO_SKIPS=1, a test of real data that is skipped has failed."""
+    report = yield
+    strict = os.environ.get(env.RUN_TESTS_STRICT) == "1"
+    if strict and report.skipped and item.get_closest_marker("real_data"):  # type: ignore[attr-defined]
+        report.outcome = "failed"  # type: ignore[attr-defined]
+        report.longrepr = f"skipped, which {env.RUN_TESTS_STRICT}=1 forbids: {report.longrepr}"  # type: ignore[attr-defined]
+    return report
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of real data sets; the test is skipped where HSOKV_DATA_DIR is unset."""
+    folder = env.data_dir()
+    if folder is None:
+        pytest.skip(f"{env.DATA_DIR} is not set")
+    return folder
