@@ -171,14 +171,14 @@ def targets_of(size: int, dtype: str, timings: dict[str, Timing]) -> list[Target
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="few repeats: does it run, not how fast")
+    parser.add_argument("--quick", action="store_true", help="width 256 and few repeats: does it run, not how fast")
     quick = parser.parse_args().quick
     torch.set_num_threads(1)
     tables: dict[str, list[dict[str, Any]]] = {}
     targets: list[Target] = []
     for dtype in (torch.float32, torch.bfloat16):
-        for size in (256, 512):
-            timings = measure(size, dtype, repeats=3 if quick else 11)
+        for size in (256,) if quick else (256, 512):
+            timings = measure(size, dtype, repeats=2 if quick else 11)
             to_dense, kind = ratios(timings, to=DENSE), str(dtype).removeprefix("torch.")
             tables[f"D={size} {kind}, CPU time"] = [
                 {

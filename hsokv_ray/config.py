@@ -70,7 +70,9 @@ def load_yaml(cls: type[ConfigT], path: str | Path) -> ConfigT:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"--config: cannot read {str(path)!r} ({error.strerror}); give the path of a YAML file") from None
+        raise ConfigError(
+            f"--config: cannot read {str(path)!r} ({error.strerror}); give the path of a YAML file"
+        ) from None
     try:
         values = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
@@ -128,7 +130,8 @@ def _take_config_path(words: list[str]) -> tuple[str | None, list[str]]:
 
 
 def _description(cls: type[Config]) -> str:
-    return f"{(cls.__doc__ or '').strip()}\n\n--config FILE.yaml may be given first: a YAML file with the same names, one mapping per section; flags win over it."
+    hint = "--config FILE.yaml may be given first: the same names, one mapping per section; flags win over it."
+    return f"{(cls.__doc__ or '').strip()}\n\n{hint}"
 
 
 def _check_keys(cls: type[Config], values: dict[str, Any], where: str) -> None:

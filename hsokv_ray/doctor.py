@@ -239,9 +239,7 @@ def check_object_store(facts: Facts) -> Check:
     """The store of the running head has room for a few blocks of text."""
     if facts.head is None or facts.head.refused:
         share = RAY_STORE_SHARE * facts.memory.total / GIB
-        return Check(
-            "object store", "ok", f"no head to ask; Ray would take {share:.1f} GiB"
-        )
+        return Check("object store", "ok", f"no head to ask; Ray would take {share:.1f} GiB")
     found = f"{facts.head.store_bytes / GIB:.2f} GiB"
     if facts.head.store_bytes < 0.1 * GIB:
         return Check("object store", "warn", found, "start the head with --object-store-memory 500000000 or more")

@@ -75,7 +75,10 @@ class Supply:
     limit_gpus: float
     can_grow: bool = False
     """The autoscaler may add nodes."""
+    own_cpus: float = 0
+    """CPUs that this job's own placement groups already hold."""
     holders: tuple[str, ...] = ()
+    """The others, one phrase each."""
 
 
 def connect(namespace: str = NAMESPACE, *, log_to_driver: bool = True) -> None:
@@ -171,6 +174,7 @@ def read_supply() -> Supply:
     from ray._private.state import available_resources_per_node, state
 
     free = available_resources_per_node()
+    groups = _groups()
     nodes = tuple(
         _node(entry["NodeManagerAddress"], entry["Resources"], free.get(entry["NodeID"], {}))
         for entry in ray.nodes()
@@ -183,7 +187,8 @@ def read_supply() -> Supply:
         limit_cpus=total.get("CPU", 0),
         limit_gpus=total.get("GPU", 0),
         can_grow=most is not None,
-        holders=_holders(),
+        own_cpus=sum(group.cpus for group in groups if group.own),
+        holders=(*(str(group) for group in groups if not group.own), *_actors()),
     )
 
 
@@ -221,16 +226,27 @@ def explain_pending(demand: Demand, supply: Supply, *, waited_s: float) -> str:
     for node in supply.nodes:
         gpus = f", {node.free_gpus:g} of {node.gpus:g} GPUs" if node.gpus else ""
         lines.append(f"  node {node.name}: {node.free_cpus:g} of {node.cpus:g} CPUs{gpus} free")
-    lines.append(f"  held by: {'; '.join(supply.holders) or 'nobody that Ray tells of'}")
-    free_cpus = sum(node.free_cpus for node in supply.nodes)
-    free_gpus = sum(node.free_gpus for node in supply.nodes)
-    short_of_gpus = demand.num_workers * demand.gpus_per_worker > free_gpus
-    if demand.cpus <= free_cpus and not short_of_gpus:
-        lines.append("  there is room now: the workers are starting (the first start imports torch)")
+    lines.append(f"  held by: {'; '.join(supply.holders) or 'nobody else that Ray tells of'}")
+    free_cpus = sum(node.free_cpus for node in supply.nodes) + supply.own_cpus
+    short_of_gpus = demand.num_workers * demand.gpus_per_worker > sum(node.free_gpus for node in supply.nodes)
+    if supply.own_cpus >= demand.cpus - demand.data_cpus > 0:
+        lines.append("  the workers have their CPUs and are starting; importing torch takes a while on a busy machine")
+    elif demand.cpus <= free_cpus and not short_of_gpus:
+        lines.append("  there is room now: the workers are about to start")
     else:
         flags = "--num-workers" if short_of_gpus else "--num-workers, --cpus-per-worker or --data-cpus"
         lines.append(f"  lower {flags}, or wait until the others end")
     return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Group:
+    name: str
+    cpus: float
+    own: bool
+
+    def __str__(self) -> str:
+        return f"placement group {self.name}: {self.cpus:g} CPUs"
 
 
 def _node(name: str, total: dict[str, float], free: dict[str, float]) -> Node:
@@ -243,27 +259,39 @@ def _node(name: str, total: dict[str, float], free: dict[str, float]) -> Node:
     )
 
 
-def _holders() -> tuple[str, ...]:
+def _groups() -> list[_Group]:
+    """Return the placement groups that hold their resources; the last four bytes of an id are its job's."""
+    import ray
     from ray.util import placement_group_table
+
+    job = ray.get_runtime_context().get_job_id()
+    return [
+        _Group(
+            name=entry["name"] or key[:8],
+            cpus=sum(bundle.get("CPU", 0) for bundle in entry["bundles"].values()),
+            own=key.endswith(job),
+        )
+        for key, entry in placement_group_table().items()
+        if entry["state"] == "CREATED"
+    ]
+
+
+def _actors() -> list[str]:
+    """Return the actors that hold CPUs outside placement groups, or that they cannot be known."""
     from ray.util.state import list_actors
     from ray.util.state.exception import RayStateApiException
 
-    found = []
-    for group in placement_group_table().values():
-        if group["state"] == "CREATED":
-            cpus = sum(bundle.get("CPU", 0) for bundle in group["bundles"].values())
-            found.append(f"placement group {group['name'] or group['placement_group_id'][:8]}: {cpus:g} CPUs")
     try:
         actors: list[Any] = list_actors(
             filters=[("state", "=", "ALIVE")], detail=True, timeout=5, raise_on_missing_output=False
         )
     except (RayStateApiException, ConnectionError) as error:
-        return (*found, f"(actors unknown: {' '.join(str(error).split())[:80]})")
-    for actor in actors:
-        if cpus := (actor.required_resources or {}).get("CPU"):
-            name = actor.class_name.rpartition(".")[2]
-            found.append(f"actor {name} of job {actor.job_id}, pid {actor.pid}: {cpus:g} CPUs")
-    return tuple(found)
+        return [f"(actors unknown: {' '.join(str(error).split())[:80]})"]
+    return [
+        f"actor {actor.class_name.rpartition('.')[2]} of job {actor.job_id}, pid {actor.pid}: {cpus:g} CPUs"
+        for actor in actors
+        if (cpus := (actor.required_resources or {}).get("CPU"))
+    ]
 
 
 def head_address() -> str | None:

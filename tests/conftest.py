@@ -1,6 +1,8 @@
 """What every test relies on: no hub, no token, one thread, everything on 127.0.0.1, no cluster but our own."""
 
+import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,8 @@ os.environ |= {
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "OMP_NUM_THREADS": "1",  # read by torch when it is imported
+    # as an activated environment has it: `#!/usr/bin/env python` in a job is then the interpreter that runs the tests
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
 }
 for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR", env.RUNS_DIR):
     os.environ.pop(name, None)
@@ -31,6 +35,18 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
         report.outcome = "failed"  # type: ignore[attr-defined]
         report.longrepr = f"skipped, which {env.RUN_TESTS_STRICT}=1 forbids: {report.longrepr}"  # type: ignore[attr-defined]
     return report
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """A jsonl file of 160 short documents over a small vocabulary, each different."""
+    words = ("the", "memory", "of", "a", "model", "holds", "what", "its", "window", "cannot", "and", "swarm", "looks")
+    path = tmp_path / "corpus.jsonl"
+    with path.open("w") as file:
+        for i in range(160):
+            text = " ".join(words[(i * 7 + j * (1 + i % 5)) % len(words)] for j in range(30 + i % 17))
+            file.write(json.dumps({"text": f"{i} {text}"}) + "\n")
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -118,9 +118,7 @@ class DataConfig(Config):
         if self.wds_resampled and self.wds_epoch_documents is None:
             raise ValueError("--wds-resampled has no end; give the epoch's length with --wds-epoch-documents N")
         if self.stride is not None and self.stride > self.seq_len:
-            raise ValueError(f"--stride: got {self.stride}; at most --seq-len {self.seq_len}, or tokens would be skipped")
-        if self.dataset_file is not None and "source" in self.model_fields_set and self.source != self.dataset_file:
-            raise ValueError("--source and --dataset-file name the same thing; give one of them")
+            raise ValueError(f"--stride: got {self.stride}; at most --seq-len {self.seq_len}, or tokens are skipped")
         return self
 
     @property

@@ -26,21 +26,20 @@ class Lane:
     def __init__(self, plan: ShardPlan, stream: int, *, epochs: float | None, start: np.ndarray) -> None:
         self._after: tuple[int, int] = (int(start[0]), int(start[1]))
         self._offset = int(start[2])
-        self._parts_per_pass = len(plan.stream_parts(stream, self._after[0]))
         self._chain = _chain(plan, stream, epochs=epochs, start=self._after)
         self._next_request = next(self._chain, None)
         self._requested: deque[PartRequest] = deque()
         self._segments: deque[PartTokens] = deque()
         self._segment_bytes: deque[int] = deque()
         self._bytes_requested = self._bytes_consumed = 0
-        self._empty_in_a_row = 0
+        self._pass_is_empty = self._has_no_text = False
         self.num_tokens = 0
         self.counts = ReadCounts()
 
     @property
     def upcoming(self) -> PartRequest | None:
-        """The next part to ask for; None at the end, which is also a whole pass without a single token."""
-        return None if self._empty_in_a_row >= self._parts_per_pass else self._next_request
+        """The next part to ask for; None at the end, and once a whole pass had not a single token."""
+        return None if self._has_no_text else self._next_request
 
     @property
     def bytes_ahead(self) -> int:
@@ -81,7 +80,7 @@ class Lane:
         self.num_tokens += len(part.tokens) - (0 if self._segments else self._offset)
         self._segments.append(part)
         self._segment_bytes.append(request.part.num_bytes)
-        self._empty_in_a_row = 0 if len(part.tokens) else self._empty_in_a_row + 1
+        self._look_for_text(part)
         self._drop_consumed()
         self._requested.popleft()
 
@@ -112,6 +111,13 @@ class Lane:
         self._offset += num_tokens
         self.num_tokens -= num_tokens
         self._drop_consumed()
+
+    def _look_for_text(self, part: PartTokens) -> None:
+        is_empty = not len(part.tokens)
+        if part.position == 0:
+            self._has_no_text = self._pass_is_empty and is_empty
+            self._pass_is_empty = True
+        self._pass_is_empty &= is_empty
 
     def _drop_consumed(self) -> None:
         while self._segments and self._offset >= len(self._segments[0].tokens):

@@ -84,9 +84,7 @@ def _split_text(config: SplitDatasetConfig, folder: Path, side: Split) -> str:
 
 def _split_tokens(config: SplitDatasetConfig, folder: Path, side: Split) -> str:
     tokens = open_token_set(config.data.source)
-    documents = split_token_set(
-        tokens.folder, split=side, val_split=config.data.resolved_val_split, seed=config.seed
-    )
+    documents = split_token_set(tokens.folder, split=side, val_split=config.data.resolved_val_split, seed=config.seed)
     tokenizer = load_tokenizer(tokens.tokenizer_path)
     written = write_token_set(folder / side, documents, tokenizer=tokenizer, source=tokens.source)
     return f"{written.num_documents:,} documents, {written.num_tokens:,} tokens"

@@ -5,8 +5,8 @@ padded or cut between them. A block is `seq_len + 1` tokens; blocks of a stream 
 `stride == seq_len` they share one token and every token is predicted exactly once. Global block i is the next block of
 stream i % L and belongs to worker i % W, where W divides L: the order of blocks does not depend on W.
 
-After its last pass a stream gives what is left once, padded, and then empty blocks, while longer streams go on; a run is
-over when every worker `is_finished`.
+After its last pass a stream gives what is left once, padded, and then empty blocks, while longer streams go on; a run
+is over when every worker `is_finished`.
 """
 
 import time

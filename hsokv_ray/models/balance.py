@@ -15,7 +15,7 @@ from torch import nn
 
 from hsokv_ray.models.router import HMSTRouter
 
-DECAY = 0.1
+FINAL_SHARE = 0.1
 """Rate at the end of training, as a share of the first: 1e-2 becomes 1e-3."""
 
 
@@ -38,7 +38,7 @@ class LoadBalancer:
 
     Args:
         model: any module that holds `HMSTRouter`s.
-        rate: first step of the bias; falls geometrically to a tenth of it over training.
+        rate: first step of the bias; falls linearly to a tenth of it over training.
         kind: `bias` moves the biases; `switch` and `none` only measure.
     """
 
@@ -67,7 +67,7 @@ class LoadBalancer:
             dist.all_reduce(counts_LE, group=group)
         load_LE = counts_LE.double()
         if self.kind == "bias":
-            self._move_biases(load_LE, self.rate * DECAY ** min(max(progress, 0.0), 1.0))
+            self._move_biases(load_LE, self.rate * (1 - (1 - FINAL_SHARE) * min(max(progress, 0.0), 1.0)))
         for router in self.routers:
             router.tokens_per_expert.zero_()
         return _metrics(load_LE.cpu()) if counts_LE.any() else None

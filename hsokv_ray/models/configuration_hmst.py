@@ -73,6 +73,3 @@ class HMSTConfig(PreTrainedConfig):
     def is_sparse(self) -> bool:
         """Whether the layers have a router and several experts."""
         return self.num_experts > 1
-
-
-

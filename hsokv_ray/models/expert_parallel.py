@@ -30,7 +30,7 @@ EXPERT_PARAMETERS = ("gate_up_proj", "down_proj")
 def shard_experts(model: PreTrainedModel, group: dist.ProcessGroup) -> list[str]:
     """Keep this process' share of every layer's experts and send tokens over `group` from now on.
 
-    Process r of n keeps experts r * E/n to (r + 1) * E/n - 1. The full weights have to be equal on all processes before.
+    Process r of n keeps experts r * E/n to (r + 1) * E/n - 1. The full weights must be equal on all processes before.
 
     Returns:
         The names of the parameters that were cut, as `model.named_parameters()` has them.

@@ -57,7 +57,7 @@ def check_activation(experts: nn.Module, implementation: str) -> None:
     """Raise `ConfigError` unless `experts` use SiLU, the one activation whose gradient is written out here."""
     if not isinstance(experts.act_fn, nn.SiLU | SiLUActivation):
         raise ConfigError(
-            f"experts_implementation {implementation}: got activation {type(experts.act_fn).__name__}, allowed is SiLU; "
+            f"experts_implementation {implementation}: got {type(experts.act_fn).__name__}, allowed is SiLU; "
             "set hidden_act to silu or experts_implementation to grouped_mm"
         )
 

@@ -37,6 +37,7 @@ from hsokv_ray.models.loss import IGNORE_INDEX, auxiliary_loss, cross_entropy_su
 from hsokv_ray.models.presets import FUSED_LOSS_VOCAB_SIZE
 from hsokv_ray.models.router import HMSTRouter, Routing
 
+
 class LayerOutput(NamedTuple):
     """What a decoder layer hands on: the hidden states [B, T, D], and the routing of a sparse layer."""
 
@@ -55,6 +56,7 @@ class HMSTAttention(nn.Module):
         super().__init__()
         self.config = config
         self.layer_idx = layer_idx
+        assert config.head_dim is not None, "HMSTConfig fills it in"
         self.head_dim = config.head_dim
         self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
         self.scaling = self.head_dim**-0.5
@@ -253,21 +255,20 @@ class HMSTModel(HMSTPreTrainedModel):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("HMSTModel.forward: give exactly one of input_ids and inputs_embeds")
-        if inputs_embeds is None:
-            inputs_embeds = self.embed_tokens(input_ids)
+        embeds_BTD = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         # a cache would switch off the search for packed documents
         if use_cache and past_key_values is None and not self.training:
             past_key_values = DynamicCache(config=self.config)
         # Positions that were not given cannot restart: without them the mask needs no look at the data, and SDPA
         # takes its causal path.
-        mask = create_causal_mask(self.config, inputs_embeds, attention_mask, past_key_values, position_ids)
+        mask = create_causal_mask(self.config, embeds_BTD, attention_mask, past_key_values, position_ids)
         if position_ids is None:
             past = past_key_values.get_seq_length() if past_key_values is not None else 0
-            position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None] + past
-        rotary = self.rotary_emb(inputs_embeds, position_ids)
-        valid_N = _valid_tokens(attention_mask, inputs_embeds.shape[1])
+            position_ids = torch.arange(embeds_BTD.shape[1], device=embeds_BTD.device)[None] + past
+        rotary = self.rotary_emb(embeds_BTD, position_ids)
+        valid_N = _valid_tokens(attention_mask, embeds_BTD.shape[1])
 
-        hidden_states, router_logits = inputs_embeds, ()
+        hidden_states, router_logits = embeds_BTD, ()
         for layer in self.layers:
             hidden_states, routing = layer(
                 hidden_states,
@@ -308,7 +309,6 @@ class HMSTForCausalLM(HMSTPreTrainedModel, GenerationMixin):
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
-        shift_labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         output_router_logits: bool | None = None,
         skip_logits: bool | None = None,
@@ -323,13 +323,15 @@ class HMSTForCausalLM(HMSTPreTrainedModel, GenerationMixin):
 
         Args:
             labels: [B, T] token ids, shifted here; -100 is ignored.
-            shift_labels: [B, T] targets already shifted; -100 is ignored. Takes precedence over `labels`.
+            shift_labels: (a keyword) [B, T] targets already shifted; -100 is ignored. Takes precedence over `labels`.
             logits_to_keep: last positions (or an index) to compute logits for, where no loss is asked for; 0 is all.
             num_items_in_batch: targets in the whole batch, over all micro-batches and workers.
             output_router_logits: also return each layer's router logits [N, E].
             skip_logits: compute the loss without ever holding the logits, which are then None. None: while training
                 with a vocabulary of 32,000 and more.
         """
+        # not in the signature: Trainer evaluates a loss only where every argument named `...label...` is given
+        shift_labels = kwargs.pop("shift_labels", None)
         if shift_labels is None and labels is not None:
             shift_labels = shift_left(labels)
         if use_cache is None and (self.training or shift_labels is not None):

@@ -1,7 +1,7 @@
 """Named sizes of the model and what each costs: parameters, FLOPs, memory. Imports neither torch nor transformers.
 
-    shape = model_shape(ModelConfig(size="micro"), vocab_size=8192, seq_len=512)
-    count_parameters(shape)          # ParameterCount(total=..., active=..., embedding=...)
+shape = model_shape(ModelConfig(size="micro"), vocab_size=8192, seq_len=512)
+count_parameters(shape)          # ParameterCount(total=..., active=..., embedding=...)
 """
 
 import dataclasses
@@ -285,7 +285,9 @@ def _activation_bytes(shape: Shape, *, num_tokens: int, mixed_precision: bool, g
     # query, key and value (repeated to the query's heads), output and its copy in the order the projection wants
     attention = 5 * shape["num_attention_heads"] * shape["head_dim"] * width
     # a SwiGLU holds both halves, the activated gate and the product
-    feed_forward = 4 * (shape["intermediate_size"] if experts == 1 else shape["shared_expert_intermediate_size"]) * width
+    feed_forward = (
+        4 * (shape["intermediate_size"] if experts == 1 else shape["shared_expert_intermediate_size"]) * width
+    )
     if experts > 1:
         per_expert = 2 * hidden + 4 * shape["intermediate_size"]
         feed_forward += shape["num_experts_per_tok"] * per_expert * width + 4 * experts * 4

@@ -8,11 +8,11 @@ from hsokv_ray.models.experts import fastest_experts_implementation
 from hsokv_ray.models.presets import flops_per_token, model_shape
 from hsokv_ray.training.config import TrainHMSTConfig
 from hsokv_ray.training.feed import Feed
+from hsokv_ray.training.host import Host
 from hsokv_ray.training.loop import Trainer
 from hsokv_ray.training.optimizers import build_optimizer
 from hsokv_ray.training.parallel import make_strategy
 from hsokv_ray.training.place import Place
-from hsokv_ray.training.host import Host
 from hsokv_ray.training.run_folder import RunFolder
 
 

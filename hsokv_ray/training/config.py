@@ -131,7 +131,7 @@ class RunConfig(Config):
             raise ValueError(f"--expert-parallel-size {self.expert_parallel_size} needs --parallel ep")
         ep = self.expert_parallel_size
         if ep is not None and self.num_workers % ep:
-            raise ValueError(f"--expert-parallel-size: got {ep}, which does not divide --num-workers {self.num_workers}")
+            raise ValueError(f"--expert-parallel-size: {ep} does not divide --num-workers {self.num_workers}")
         return self
 
 

@@ -40,9 +40,7 @@ class TensorBatch:
     def to(self, device: torch.device) -> "TensorBatch":
         """Return the batch on `device`."""
         positions = None if self.position_ids is None else self.position_ids.to(device)
-        return replace(
-            self, input_ids=self.input_ids.to(device), labels=self.labels.to(device), position_ids=positions
-        )
+        return replace(self, input_ids=self.input_ids.to(device), labels=self.labels.to(device), position_ids=positions)
 
 
 class Feed:

@@ -1,4 +1,4 @@
-"""The driver of the HMST training job: prepare once, start the workers, follow them, write what the run leaves behind."""
+"""The driver of the HMST training job: prepare once, start the workers, follow them, write the results."""
 
 import os
 import shlex

@@ -18,10 +18,10 @@ from hsokv_ray.training.config import TrainHMSTConfig
 from hsokv_ray.training.cost import warmup_steps
 from hsokv_ray.training.failures import check_finite
 from hsokv_ray.training.feed import Feed, TensorBatch
+from hsokv_ray.training.host import Host
 from hsokv_ray.training.metrics import MetricsWriter, Throughput
 from hsokv_ray.training.parallel import FullState, Strategy
 from hsokv_ray.training.place import Place
-from hsokv_ray.training.host import Host
 from hsokv_ray.training.run_folder import RunFolder
 from hsokv_ray.training.schedule import learning_rate
 
@@ -122,6 +122,8 @@ class Trainer:
     def resume(self) -> None:
         """Take up the newest complete checkpoint of the run folder, if there is one."""
         found = self.store.latest() if self.place.is_first else None
+        for damaged in found.damaged if found else ():
+            self.host.event("note", text=f"warning: {damaged}; an older checkpoint is taken")
         step = self.place.broadcast_int(found.step if found else -1)
         if step < 0:
             return
@@ -177,7 +179,7 @@ class Trainer:
         )
 
     def _next_batches(self) -> tuple[list[TensorBatch], int]:
-        """Return the micro-batches of the next step that has targets, and the targets over all workers; 0 at the end."""
+        """Return the micro-batches of the next step with targets, and the targets over all workers; 0 at the end."""
         while True:
             batches = [self.feed.next() for _ in range(self.config.optim.gradient_accumulation_steps)]
             own = [sum(batch.num_targets for batch in batches), int(not self.feed.is_finished)]

@@ -55,9 +55,7 @@ class FullState:
     """`state.<parameter>.<name>` tensors and `param_groups.<parameter>.<name>` settings."""
 
 
-def make_strategy(
-    parallel: Parallel, *, device: torch.device, expert_parallel_size: int | None = None
-) -> "Strategy":
+def make_strategy(parallel: Parallel, *, device: torch.device, expert_parallel_size: int | None = None) -> "Strategy":
     """Return how to spread a model over the workers of the default process group; alone, it stays whole.
 
     Args:
@@ -246,8 +244,8 @@ class ExpertParallelStrategy(DDPStrategy):
             return False
         if value.ndim != 3:
             raise RunError(
-                f"--parallel ep: the optimiser keeps {entry!r} of shape {tuple(value.shape)} for an expert and it cannot "
-                "be put together over workers; use --optimizer adamw or muon"
+                f"--parallel ep: the optimiser keeps {entry!r} of shape {tuple(value.shape)} for an expert and it "
+                "cannot be put together over workers; use --optimizer adamw or muon"
             )
         return True
 

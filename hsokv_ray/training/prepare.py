@@ -1,4 +1,4 @@
-"""What the driver does once for a run: plan, tokenizer, held-out blocks, baselines. A resumed run takes them as they are."""
+"""What the driver does once for a run: plan, tokenizer, held-out blocks, baselines; a resumed run reuses them."""
 
 import json
 from collections.abc import Callable
@@ -109,9 +109,7 @@ def preview(config: TrainHMSTConfig) -> Preview:
     elif config.data.tokenizer_path:
         vocab_size = load_tokenizer(config.data.tokenizer_path).vocab_size
     return Preview(
-        shape=model_shape(
-            config.model, vocab_size=vocab_size or config.data.vocab_size, seq_len=config.data.seq_len
-        ),
+        shape=model_shape(config.model, vocab_size=vocab_size or config.data.vocab_size, seq_len=config.data.seq_len),
         length=_length(config, plan, ASSUMED_BYTES_PER_TOKEN),
         lines=[] if config.data.pretokenized else preview_lines(plan),
     )
@@ -164,9 +162,7 @@ def _tokenizer(
     return tokenizer
 
 
-def _baselines(
-    config: TrainHMSTConfig, folder: RunFolder, plan: ShardPlan, tokenizer: TextTokenizer
-) -> Baselines:
+def _baselines(config: TrainHMSTConfig, folder: RunFolder, plan: ShardPlan, tokenizer: TextTokenizer) -> Baselines:
     if folder.baselines.exists():
         return Baselines(**json.loads(folder.baselines.read_text(encoding="utf-8")))
     seq_len = config.data.seq_len
@@ -202,9 +198,7 @@ def _held_out(config: TrainHMSTConfig, plan: ShardPlan, tokenizer: TextTokenizer
         no_tokens = np.empty((0, data.seq_len + 1), dtype=np.int64)
         return HeldOut(blocks=Blocks(tokens=no_tokens, num_targets=np.empty(0, dtype=np.int64), first_index=0))
     reader = _reader(config, plan, tokenizer, split=split)
-    return read_held_out(
-        plan, reader, seq_len=data.seq_len, max_tokens=config.run.eval_tokens, pad_id=tokenizer.pad_id
-    )
+    return read_held_out(plan, reader, seq_len=data.seq_len, max_tokens=config.run.eval_tokens, pad_id=tokenizer.pad_id)
 
 
 def _same_tokenizer(folder: str, tokenizer: TextTokenizer) -> None:

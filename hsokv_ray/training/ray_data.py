@@ -14,11 +14,13 @@ import queue
 import threading
 from collections.abc import Generator, Iterable, Iterator
 from itertools import islice
+from typing import cast
 
 import numpy as np
 import ray
 from ray.data import Dataset, Datasource, ReadTask
 from ray.data.block import Block, BlockAccessor, BlockMetadata
+from ray.exceptions import RayError
 
 from hsokv_ray.data import PartReader, PartRequest, PartTokens, ReadCounts, ShardPlan, cached_tokenizer
 from hsokv_ray.data.packing import tokenize_part
@@ -182,7 +184,7 @@ class _Puller:
                 for block in _dataset(self._job, groups, self._num_cpus).iter_batches(
                     batch_size=None, batch_format="numpy", prefetch_batches=1
                 ):
-                    if not self._put(block):
+                    if not self._put(cast(dict[str, np.ndarray], block)):
                         return
                 task_bytes = _TASK_BYTES
             self._put(None)
@@ -201,12 +203,14 @@ class _Puller:
 
 
 def _dataset(job: _Job, groups: list[list[PartRequest]], num_cpus: float) -> Dataset:
+    # A data set starts every few seconds, and each would announce itself.
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     dataset = ray.data.read_datasource(
         _Parts(job, groups),
         override_num_blocks=len(groups),
         num_cpus=min(num_cpus, 1.0),
-        concurrency=max(int(num_cpus), 1),
+        concurrency=min(max(int(num_cpus), 1), len(groups)),
     )
     dataset.context.execution_options.preserve_order = True
     dataset.context.enable_progress_bars = False
@@ -234,7 +238,8 @@ def _own_error(error: BaseException) -> BaseException:
     """Return the project's own error that a task raised, if that is what `error` wraps, else `error`."""
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, HsokvError) and not isinstance(seen, ray.exceptions.RayError):
-            return seen
+        if isinstance(seen, HsokvError) and not isinstance(seen, RayError):
+            # Ray appends advice of its own to the message; ours is one line.
+            return type(seen)(str(seen).partition("\n")[0])
         seen = getattr(seen, "cause", None) or seen.__cause__
     return error

@@ -17,9 +17,9 @@ import torch.distributed as dist
 from hsokv_ray.errors import HsokvError, RunError
 from hsokv_ray.training.build import build_trainer
 from hsokv_ray.training.config import TrainHMSTConfig
+from hsokv_ray.training.host import Host
 from hsokv_ray.training.loop import RunSummary
 from hsokv_ray.training.place import Place, set_threads, use_bf16, worker_device
-from hsokv_ray.training.host import Host
 from hsokv_ray.training.run_folder import RunFolder
 
 FATAL_GRACE_S = 10.0
@@ -51,7 +51,7 @@ class RayHost:
 
 
 def train_worker(spec: dict[str, Any]) -> dict[str, Any] | None:
-    """Run one worker of the job described by `spec` (configuration, folder, steps, epochs, board); return its summary."""
+    """Run one worker of the job described by `spec` (configuration, folder, length, board); return its summary."""
     context = ray.train.get_context()
     host = RayHost(spec["board"], context.get_world_rank())
     try:
@@ -79,9 +79,7 @@ def _train(spec: dict[str, Any], host: Host) -> RunSummary:
     config = TrainHMSTConfig(**spec["config"])
     context = ray.train.get_context()
     set_threads(context.get_local_world_size())
-    device = worker_device(
-        use_gpu=config.run.use_gpu, gpu_ids=config.run.gpu_ids, local_rank=context.get_local_rank()
-    )
+    device = worker_device(use_gpu=config.run.use_gpu, gpu_ids=config.run.gpu_ids, local_rank=context.get_local_rank())
     place = Place(
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
@@ -105,5 +103,3 @@ def gpu_environment(config: TrainHMSTConfig) -> dict[str, str]:
     if not config.run.gpu_ids:
         return {}
     return {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-
-

@@ -1,11 +1,11 @@
-"""The training job on a real Ray: the commands of the README, several workers, resume, errors that end a run at once."""
+"""The training job on a real Ray: the README's commands, several workers, resume, errors that end a run."""
 
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,17 +22,6 @@ ROOT = Path(__file__).parents[2]
 SMALL = ["--vocab-size", "300", "--seq-len", "32", "--num-experts", "2", "--log-every", "1", "--eval-tokens", "512"]
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("corpus") / "train.jsonl"
-    words = "the memory of a model holds what its window cannot and a swarm of agents looks for what it needs".split()
-    with path.open("w") as file:
-        for i in range(200):
-            text = " ".join(words[(i * 7 + j * (1 + i % 5)) % len(words)] for j in range(30 + i % 17))
-            file.write(json.dumps({"text": f"{i} {text}"}) + "\n")
-    return path
 
 
 def job(folder: Path, corpus: Path, *flags: str, name: str) -> TrainHMSTConfig:
@@ -67,18 +56,16 @@ def test_a_loss_that_is_not_a_number_ends_the_run_at_once_with_its_reason(tmp_pa
         run(job(tmp_path, corpus, *flags, "--cpus-per-worker", "0.5", "--batch-size", "1", name="nan"))
 
 
-def test_a_shard_damaged_after_planning_ends_the_run_naming_it(tmp_path: Path) -> None:
+def test_a_damaged_shard_met_on_the_way_ends_the_run_naming_it(tmp_path: Path) -> None:
     folder = tmp_path / "shards"
     folder.mkdir()
     for i in range(4):
         lines = [json.dumps({"text": f"{i} {j} " + "what a swarm of agents looks for " * 9}) for j in range(60)]
         (folder / f"{i}.jsonl").write_text("\n".join(lines) + "\n")
-    config = job(tmp_path, folder, "--max-steps", "60", "--batch-size", "4", "--val-split", "0", name="bad")
-    assert run(config.model_copy(update={"optim": config.optim.model_copy(update={"max_steps": 60})})) == 0
     lines = (folder / "2.jsonl").read_text().splitlines()
     lines[30] = lines[30][:-3] + "!!!"
     (folder / "2.jsonl").write_text("\n".join(lines) + "\n")
-    again = job(tmp_path, folder, "--max-steps", "60", "--batch-size", "4", "--val-split", "0", name="bad2")
+    again = job(tmp_path, folder, "--max-steps", "60", "--batch-size", "4", "--val-split", "0", name="bad")
     with pytest.raises(DataError, match=r"2\.jsonl"):
         run(again)
 
@@ -90,10 +77,10 @@ def test_more_workers_than_cpus_are_refused_with_the_numbers(tmp_path: Path, cor
 
 
 @pytest.fixture
-def submit_environment(tmp_path: Path) -> dict[str, str]:
+def submit_environment(runs_dir: Path) -> dict[str, str]:
+    shutil.rmtree(runs_dir / "train_hmst", ignore_errors=True)
     url = ray._private.worker.get_dashboard_url()  # no public call tells it
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    return {**os.environ, "RAY_API_SERVER_ADDRESS": f"http://{url}", "HSOKV_RUNS_DIR": str(tmp_path), "PATH": path}
+    return {**os.environ, "RAY_API_SERVER_ADDRESS": f"http://{url}"}
 
 
 @pytest.fixture
@@ -130,7 +117,7 @@ def test_the_job_runs_as_written_until_it_is_stopped(
 
 
 def test_the_uploaded_form_runs_with_size_and_source(
-    submit_environment: dict[str, str], tmp_path: Path, corpus: Path
+    submit_environment: dict[str, str], runs_dir: Path, tmp_path: Path, corpus: Path
 ) -> None:
     dataset = tmp_path / "stories"
     dataset.mkdir()
@@ -145,4 +132,4 @@ def test_the_uploaded_form_runs_with_size_and_source(
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     assert "succeeded" in done.stdout
-    assert (tmp_path / "train_hmst" / "checkpoints" / "best.json").exists()
+    assert (runs_dir / "train_hmst" / "checkpoints" / "best.json").exists()

@@ -97,7 +97,6 @@ def test_a_mistyped_flag_is_answered_with_the_right_one(capsys: pytest.CaptureFi
         (["--gpu-ids", "0"], "needs --use-gpu"),
         (["--parallel", "ep", "--num-workers", "4", "--expert-parallel-size", "3"], "does not divide"),
         (["--batch-size", "0"], "got 0"),
-        (["--source", "a", "--dataset-file", "b"], "give one of them"),
     ],
 )
 def test_flags_that_contradict_each_other_are_refused(

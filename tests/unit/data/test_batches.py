@@ -1,5 +1,5 @@
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hsokv_ray.data import IGNORED, Blocks, make_batch
@@ -13,7 +13,9 @@ def blocks_of(rows, num_targets):
 
 
 def test_labels_are_the_next_tokens_and_padding_has_none():
-    batch = make_batch(blocks_of([[5, 6, 7, 8], [5, 6, 9, 9], [9, 9, 9, 9]], [3, 1, 0]), document_mask=False, eos_id=EOS)
+    batch = make_batch(
+        blocks_of([[5, 6, 7, 8], [5, 6, 9, 9], [9, 9, 9, 9]], [3, 1, 0]), document_mask=False, eos_id=EOS
+    )
     assert batch.input_ids.tolist() == [[5, 6, 7], [5, 6, 9], [9, 9, 9]]
     assert batch.labels.tolist() == [[6, 7, 8], [6, IGNORED, IGNORED], [IGNORED] * 3]
     assert batch.position_ids.tolist() == [[0, 1, 2]] * 3
@@ -26,6 +28,7 @@ def test_with_the_document_mask_positions_restart_after_each_end_of_text():
     assert batch.position_ids.tolist() == [[0, 1, 0, 1, 2]]
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 3), min_size=7, max_size=7), min_size=1, max_size=4))
 def test_positions_count_from_the_last_end_of_text_before_each_token(rows):
     positions = document_positions(np.array(rows), eos_id=EOS)

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -13,7 +13,10 @@ LLAMA3 = (
     r"|\s+(?!\S)|\s+"
 )
 QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
-CORPUS = [*sample_texts(), "the cat's house isn't the dog's house; 2026 was 1,234 days ago\n\n  indeed   it was\t\n" * 5]
+CORPUS = [
+    *sample_texts(),
+    "the cat's house isn't the dog's house; 2026 was 1,234 days ago\n\n  indeed   it was\t\n" * 5,
+]
 
 
 def train(splitter, **extra):
@@ -52,6 +55,7 @@ TWINS = {name: FastBPE(tokenizer) for name, tokenizer in TOKENIZERS.items()}
 
 
 @pytest.mark.parametrize("name", SPLITTERS)
+@settings(deadline=None)
 @given(text=st.text(st.one_of(st.characters(codec="utf-8"), st.sampled_from(" \n\t'sS1.\u00a0\u2028e"))))
 def test_the_twin_gives_the_ids_of_tokenizers_on_any_text(name, text):
     expected = TOKENIZERS[name].encode(text, add_special_tokens=False).ids
@@ -62,7 +66,7 @@ def test_the_twin_gives_the_ids_of_tokenizers_on_any_text(name, text):
 def test_the_twin_gives_the_ids_of_tokenizers_on_every_character(name):
     characters = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
     for start in range(0, len(characters), 50_000):
-        text = " a".join(characters[start : start + 50_000 : 7])
+        text = " a".join(characters[start : start + 50_000 : 11])
         assert TWINS[name].encode(text).tolist() == TOKENIZERS[name].encode(text, add_special_tokens=False).ids
 
 

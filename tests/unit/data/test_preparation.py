@@ -31,7 +31,9 @@ def texts(path):
 
 
 def test_the_split_is_complete_and_the_one_that_training_takes(corpus, tmp_path):
-    done = job("split_dataset.py", "--source", corpus, "--output-folder", tmp_path / "out", "--val-split", 0.2, "--seed", 3)
+    done = job(
+        "split_dataset.py", "--source", corpus, "--output-folder", tmp_path / "out", "--val-split", 0.2, "--seed", 3
+    )
     assert done.returncode == 0, done.stderr
     train, val = (texts(tmp_path / "out" / f"{side}.jsonl") for side in ("train", "val"))
     assert sorted(train + val) == sorted(texts(corpus))
@@ -81,7 +83,9 @@ def test_errors_are_one_line_and_leave_nothing(corpus, tmp_path):
 
 def test_a_split_with_an_empty_side_is_refused_and_leaves_nothing(tmp_path):
     (tmp_path / "one.jsonl").write_text('{"text": "the only document"}')
-    config = SplitDatasetConfig(output_folder=str(tmp_path / "out"), data=DataConfig(source=str(tmp_path / "one.jsonl")))
+    config = SplitDatasetConfig(
+        output_folder=str(tmp_path / "out"), data=DataConfig(source=str(tmp_path / "one.jsonl"))
+    )
     with pytest.raises(DataError, match="no document falls on the side of"):
         split_dataset(config, say=lambda line: None)
     assert [path.name for path in tmp_path.iterdir()] == ["one.jsonl"]

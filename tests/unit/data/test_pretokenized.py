@@ -89,7 +89,9 @@ def test_copies_of_a_document_fall_on_the_same_side(tmp_path, tokenizer):
         source="s",
     )
     sides = [
-        set().union(*(documents(d.tokens, tokenizer) for d in split_token_set(written.folder, split=s, val_split=0.3, seed=0)))
+        set().union(
+            *(documents(d.tokens, tokenizer) for d in split_token_set(written.folder, split=s, val_split=0.3, seed=0))
+        )
         for s in ("train", "val")
     ]
     assert not sides[0] & sides[1]

@@ -1,5 +1,6 @@
 """`hsokv generate` as a user runs it: in a process of its own."""
 
+import io
 import json
 import os
 import pty
@@ -15,39 +16,49 @@ from hsokv_ray.inference.config import SamplingConfig
 from hsokv_ray.inference.generation import Generator
 
 COMMAND = [sys.executable, "-m", "hsokv_ray.cli", "generate"]
+Capture = pytest.CaptureFixture[str]
 
 
-def run(*words: str | Path, stdin: str = "") -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([*COMMAND, *map(str, words)], input=stdin, capture_output=True, text=True, timeout=120)
+def run(*words: str | Path) -> int:
+    return cli.main(["generate", *map(str, words)])
 
 
-def test_a_prompt_gives_the_text_on_stdout_and_the_numbers_on_stderr(llama: Path, generator: Generator) -> None:
-    done = run(llama, "--prompt", "The quick", "--temperature", "0", "--max-length", "5")
+def test_a_prompt_gives_the_text_on_stdout_and_the_numbers_on_stderr(
+    llama: Path, generator: Generator, capsys: Capture
+) -> None:
+    assert run(llama, "--prompt", "The quick", "--temperature", "0", "--max-length", "5") == 0
+    done = capsys.readouterr()
     text = generator.generate("The quick", SamplingConfig(temperature=0, max_length=5)).text
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"The quick{text}\n"
-    numbers = done.stderr.splitlines()
+    assert done.out == f"The quick{text}\n"
+    numbers = done.err.splitlines()
     assert len(numbers) == 2
     assert numbers[1].startswith("5 tokens in")
 
 
-def test_a_session_is_driven_through_stdin(llama: Path, generator: Generator) -> None:
-    done = run(llama, stdin="set temperature 0\nset max_length 5\nThe quick\nstats\nquit\nnever read\n")
+def test_a_session_is_driven_through_stdin(
+    llama: Path, generator: Generator, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = "set temperature 0\nset max_length 5\nThe quick\nstats\nquit\nnever read\n"
+    monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+    assert run(llama) == 0
+    out = capsys.readouterr().out
     text = generator.generate("The quick", SamplingConfig(temperature=0, max_length=5)).text
-    assert done.returncode == 0, done.stderr
-    assert f"The quick{text}\n[5 tokens in" in done.stdout
-    assert "1 texts, 5 tokens" in done.stdout
-    assert "never read" not in done.stdout
+    assert f"The quick{text}\n[5 tokens in" in out
+    assert "1 texts, 5 tokens" in out
+    assert "never read" not in out
 
 
-def test_a_batch_writes_one_line_per_prompt_and_counts_what_it_skipped(llama: Path, tmp_path: Path) -> None:
+def test_a_batch_writes_one_line_per_prompt_and_counts_what_it_skipped(
+    llama: Path, tmp_path: Path, capsys: Capture
+) -> None:
     (tmp_path / "in").write_text("one\n\ntwo\n")
-    done = run(llama, "--input", tmp_path / "in", "--output", tmp_path / "out", "--max-length", "3", "--seed", "1")
-    assert done.returncode == 0, done.stderr
-    rows = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
+    output = tmp_path / "out"
+    assert run(llama, "--input", tmp_path / "in", "--output", output, "--max-length", "3", "--seed", "1") == 0
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
     assert [(row["prompt"], row["tokens"]) for row in rows] == [("one", 3), ("two", 3)]
-    assert "1 empty lines skipped" in done.stderr
-    assert done.stdout == ""
+    done = capsys.readouterr()
+    assert "1 empty lines skipped" in done.err
+    assert done.out == ""
 
 
 def test_ctrl_c_at_the_prompt_of_a_terminal_goes_on_and_ctrl_d_ends(llama: Path) -> None:
@@ -78,7 +89,7 @@ def test_ctrl_c_at_the_prompt_of_a_terminal_goes_on_and_ctrl_d_ends(llama: Path)
     ],
 )
 def test_bad_input_is_one_line_and_a_status(
-    llama: Path, words: list[str], said: str, status: int, capsys: pytest.CaptureFixture[str]
+    llama: Path, words: list[str], said: str, status: int, capsys: Capture
 ) -> None:
     assert cli.main(["generate", str(llama), *words]) == status
     [*notes, last] = capsys.readouterr().err.splitlines()
@@ -88,7 +99,7 @@ def test_bad_input_is_one_line_and_a_status(
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_the_model_is_loaded(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: Capture
 ) -> None:
     (tmp_path / "in").write_text("one\n")
     output = tmp_path / "no" / "out"
@@ -100,7 +111,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_model_is_loaded(
     "words",
     [["--prompt", "a", "--input", "b"], ["--output", "b"], ["--input", "b", "--output", "b"], ["--top-p", "2"]],
 )
-def test_flags_that_exclude_each_other_exit_with_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_flags_that_exclude_each_other_exit_with_2(words: list[str], capsys: Capture) -> None:
     with pytest.raises(SystemExit, match="2"):
         cli.main(["generate", "model", *words])
     assert f"--{words[-2].lstrip('-')}" in capsys.readouterr().err

@@ -1,8 +1,6 @@
 """The bias update against the paper's rule, and its effect on a language model of real text."""
 
-import math
-import sysconfig
-from pathlib import Path
+from pydoc_data.topics import topics
 
 import numpy as np
 import pytest
@@ -12,8 +10,8 @@ from hsokv_ray.models import HMSTConfig, HMSTForCausalLM, LoadBalancer
 
 CONFIG = {
     "vocab_size": 256,
-    "hidden_size": 64,
-    "intermediate_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 32,
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "num_key_value_heads": 1,
@@ -37,7 +35,7 @@ def test_the_bias_moves_by_the_sign_of_the_missing_load_centred():
     np.testing.assert_allclose(model.model.layers[1].mlp.router.expert_bias, [0.5] * 4 + [-0.5] * 4, rtol=1e-6)
 
 
-@pytest.mark.parametrize(("progress", "rate"), [(0.0, 1e-2), (0.5, 1e-2 / math.sqrt(10)), (1.0, 1e-3), (1.2, 1e-3)])
+@pytest.mark.parametrize(("progress", "rate"), [(0.0, 1e-2), (0.5, 5.5e-3), (1.0, 1e-3), (1.2, 1e-3)])
 def test_the_rate_falls_to_a_tenth_over_the_run(progress, rate):
     model = model_with_counts([[1, 1, 1, 1, 2, 2, 2, 2]] * 2)
     LoadBalancer(model, rate=1e-2).step(progress)
@@ -66,23 +64,23 @@ def test_a_dense_model_has_nothing_to_balance():
     assert LoadBalancer(model).step(0.0) is None
 
 
-def stdlib_bytes(size: int) -> np.ndarray:
-    root = Path(sysconfig.get_paths()["stdlib"])
-    text = b"".join(path.read_bytes() for path in sorted(root.glob("*.py")))
-    return np.frombuffer(text[:size], dtype=np.uint8)
+def prose() -> np.ndarray:
+    """The language reference that `help()` shows: half a megabyte of English, on every machine."""
+    return np.frombuffer("\n".join(topics.values()).encode(), dtype=np.uint8)
 
 
 def violations(kind: str, num_steps: int = 300) -> list[float]:
-    """Train a byte-level language model on the standard library; return the largest violation of each step."""
+    """Train a byte-level language model on English; return the largest violation of each step."""
     torch.manual_seed(0)
-    text, rng = stdlib_bytes(2_000_000), np.random.default_rng(0)
+    text, rng = prose(), np.random.default_rng(0)
     model = HMSTForCausalLM(HMSTConfig(**CONFIG)).train()
     balancer = LoadBalancer(model, kind=kind)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, fused=True)
     found = []
     for step in range(num_steps):
-        starts = rng.integers(0, len(text) - 129, 16)
-        ids = torch.from_numpy(np.stack([text[i : i + 128] for i in starts]).astype(np.int64))
+        # many short windows: 4,096 nearly independent tokens keep the noise of the measure itself below a tenth
+        starts = rng.integers(0, len(text) - 16, 256)
+        ids = torch.from_numpy(np.stack([text[i : i + 16] for i in starts]).astype(np.int64))
         model(input_ids=ids, labels=ids).loss.backward()
         found.append(balancer.step(step / num_steps).max_violation)
         optimizer.step()
@@ -95,4 +93,4 @@ def test_the_bias_keeps_the_load_within_15_percent_after_300_steps_on_real_text(
 
 
 def test_without_balancing_the_load_stays_uneven():
-    assert np.mean(violations("none", num_steps=100)[-20:]) > 0.5
+    assert np.mean(violations("none", num_steps=50)[-10:]) > 0.5

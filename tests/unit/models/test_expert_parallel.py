@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,8 +32,13 @@ CASES = {
 
 def build_model(**changes) -> HMSTForCausalLM:
     torch.manual_seed(0)
-    shape = {"hidden_size": 16, "intermediate_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2}
-    settings = {"vocab_size": 32, "num_experts": NUM_EXPERTS, "initializer_range": 0.5} | changes
+    shape: dict[str, Any] = {
+        "hidden_size": 16,
+        "intermediate_size": 12,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    settings: dict[str, Any] = {"vocab_size": 32, "num_experts": NUM_EXPERTS, "initializer_range": 0.5} | changes
     return HMSTForCausalLM(HMSTConfig(**shape, **settings, num_key_value_heads=2))
 
 
@@ -80,7 +86,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("expert_parallel")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*torchrun, __file__, str(folder)], env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [*torchrun, __file__, str(folder)], env=environment, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     return folder
 

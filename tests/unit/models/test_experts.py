@@ -157,7 +157,9 @@ def test_the_meta_device_gives_shapes_without_computing() -> None:
 
 
 def experts_module(implementation: str, hidden_act: str = "silu") -> HMSTExperts:
-    config = HMSTConfig(hidden_size=8, intermediate_size=12, num_experts=6, num_attention_heads=2, hidden_act=hidden_act)
+    config = HMSTConfig(
+        hidden_size=8, intermediate_size=12, num_experts=6, num_attention_heads=2, hidden_act=hidden_act
+    )
     config._experts_implementation = implementation
     module = HMSTExperts(config)
     tensors = problem()

@@ -225,6 +225,9 @@ def test_the_compiled_model_gives_the_same_loss_and_gradients():
     model, ids = make_model(num_hidden_layers=1).train(), some_ids()
     expected = gradients(model, input_ids=ids, labels=ids)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(gradients(compiled, input_ids=ids, labels=ids), {
-        "_orig_mod." + name: value for name, value in expected.items()
-    }, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        gradients(compiled, input_ids=ids, labels=ids),
+        {"_orig_mod." + name: value for name, value in expected.items()},
+        rtol=1e-4,
+        atol=1e-5,
+    )

@@ -171,6 +171,8 @@ def test_dimensions_that_do_not_fit_one_another_are_refused(change, message):
 
 
 def test_presets_are_read_without_torch_and_transformers():
-    code = "import sys, hsokv_ray.models.presets; print([m for m in ('torch', 'transformers', 'ray') if m in sys.modules])"
+    code = (
+        "import sys, hsokv_ray.models.presets; print([m for m in ('torch', 'transformers', 'ray') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,7 +1,6 @@
 """The loop without Ray: what a checkpoint must carry for a resumed run to be the unbroken one, and how runs end."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +33,6 @@ class Recorder:
     def report(self, metrics: dict[str, float]) -> None:
         if metrics["step"] == self._stop_at:
             raise InterruptedError(f"killed at step {self._stop_at}")
-
-
-@pytest.fixture
-def corpus(tmp_path: Path) -> Path:
-    path = tmp_path / "corpus.jsonl"
-    words = "the memory of a model holds what its window cannot and a swarm of agents looks for what it needs".split()
-    with path.open("w") as file:
-        for i in range(160):
-            text = " ".join(words[(i * 7 + j * (1 + i % 5)) % len(words)] for j in range(30 + i % 17))
-            file.write(json.dumps({"text": f"{i} {text}"}) + "\n")
-    return path
 
 
 def run(tmp_path: Path, corpus: Path, *flags: str, name: str = "run", host: Recorder | None = None) -> RunSummary:
@@ -161,11 +149,11 @@ def test_rows_say_everything_the_documentation_promises(tmp_path: Path, corpus: 
 
 
 @pytest.fixture
-def bad_runs(tmp_path: Path, corpus: Path) -> Iterator[Any]:
+def bad_runs(tmp_path: Path, corpus: Path) -> Any:
     def attempt(*flags: str, source: Path = corpus) -> RunSummary:
         return run(tmp_path, source, "--max-steps", "2", *flags)
 
-    yield attempt
+    return attempt
 
 
 def test_a_second_run_with_another_configuration_is_refused_naming_the_fields(bad_runs: Any) -> None:

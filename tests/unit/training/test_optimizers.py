@@ -3,11 +3,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from transformers import MixtralConfig, MixtralForCausalLM
 
 from hsokv_ray.errors import ConfigError
@@ -137,3 +140,24 @@ def test_setting_the_learning_rate_reaches_every_group():
 def test_an_absent_8_bit_package_is_named_with_the_extra_that_brings_it(config):
     with pytest.raises(ConfigError, match=r"needs bitsandbytes.*hsokv_ray\[bitsandbytes\]"):
         build_optimizer(moe_model(), config, device_type="cpu")
+
+
+@pytest.fixture
+def sharded_model(tmp_path):
+    """The model with every parameter a DTensor, on a mesh of this one process."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'rendezvous'}", rank=0, world_size=1)
+    yield fully_shard(moe_model(), mesh=init_device_mesh("cpu", (1,)))
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_sharded_parameters_train_as_plain_ones(name, sharded_model):
+    config, plain = OptimConfig(optimizer=name), moe_model()
+    expected = train(plain, build_optimizer(plain, config, device_type="cpu"), 3)
+    optimizer = build_optimizer(sharded_model, config, device_type="cpu")
+    assert train(sharded_model, optimizer, 3) == pytest.approx(expected, rel=1e-6)
+
+
+def test_8_bit_states_of_sharded_parameters_are_refused(sharded_model):
+    with pytest.raises(ConfigError, match="adamw8bit cannot update sharded parameters; use --parallel ddp"):
+        build_optimizer(sharded_model, OptimConfig(optimizer="adamw8bit"), device_type="cpu")
