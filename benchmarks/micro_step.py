@@ -33,7 +33,7 @@ HEAD_TOKENS, HEAD_SIZE, HEAD_VOCAB = 4096, 256, 32_768
 def micro_model(implementation: str, **changes: Any) -> HMSTForCausalLM:
     torch.manual_seed(0)
     shape = dict(model_shape(ModelConfig(size="micro"), vocab_size=None, seq_len=SEQ_LEN)) | changes
-    return HMSTForCausalLM(HMSTConfig(**shape, experts_implementation=implementation)).train()
+    return HMSTForCausalLM(HMSTConfig(**shape | {"experts_implementation": implementation})).train()
 
 
 def training_step(model: HMSTForCausalLM, ids: Tensor) -> Callable[[], None]:

@@ -11,6 +11,7 @@ prompt="def read(self, path):"
 name=demo
 runs=$PWD/runs
 api=http://127.0.0.1:${HSOKV_HEAD_DASHBOARD_PORT:-8265}
+log=$(mktemp)
 job=
 started_head=
 
@@ -18,6 +19,7 @@ cleanup() {
     local status=$?
     trap - EXIT INT TERM
     if [ -n "$job" ]; then ray job stop "$job" >/dev/null 2>&1 || true; fi
+    rm -f "$log"
     if [ -n "$started_head" ]; then cluster/local.sh stop || status=1; fi
     exit "$status"
 }
@@ -47,7 +49,7 @@ async def follow(client, job):
     async for text in client.tail_job_logs(job):
         print(text, end="", flush=True)
 
-logging.getLogger("ray").setLevel(logging.ERROR)
+logging.disable(logging.INFO)
 client, job = JobSubmissionClient(), sys.argv[1]
 try:
     asyncio.run(follow(client, job))
@@ -55,7 +57,8 @@ try:
         time.sleep(0.2)
 except KeyboardInterrupt:
     sys.exit(130)
-sys.exit(status != JobStatus.SUCCEEDED)
+if status != JobStatus.SUCCEEDED:
+    sys.exit(client.get_job_info(job).message)
 PYTHON
 }
 
@@ -79,7 +82,10 @@ fi
 job=demo-$$-$RANDOM
 command=(jobs/train_hmst.py --output-dir "$runs" --name "$name" "${training[@]}")
 show ray job submit --working-dir . -- "${command[@]}"
-ray job submit --no-wait --submission-id "$job" --working-dir . -- "${command[@]}" >/dev/null
+ray job submit --no-wait --submission-id "$job" --working-dir . -- "${command[@]}" >"$log" 2>&1 || {
+    cat "$log" >&2
+    exit 1
+}
 follow "$job" || {
     echo "error: the training job did not succeed; the reason is above, or: ray job logs $job" >&2
     exit 1

@@ -20,11 +20,6 @@ class HMSTConfig(PreTrainedConfig):
     model_type = "hmst"
     keys_to_ignore_at_inference = ["past_key_values", "router_logits", "aux_loss"]
     default_theta = 10_000.0
-    base_model_ep_plan = {
-        "layers.*.mlp.experts.gate_up_proj": "grouped_gemm",
-        "layers.*.mlp.experts.down_proj": "grouped_gemm",
-        "layers.*.mlp.experts": "ep_dispatch_experts",
-    }
 
     vocab_size: int = 8192
     hidden_size: int = 256

@@ -43,7 +43,7 @@ def shard_experts(model: PreTrainedModel, group: dist.ProcessGroup) -> list[str]
         raise ConfigError("--parallel ep: the model has no experts (num_experts is 1); use ddp or fsdp")
     for module in modules.values():
         check_activation(module, EXPERT_PARALLEL)
-        module.expert_group = group
+        vars(module)["expert_group"] = group
         for name in EXPERT_PARAMETERS:
             full = getattr(module, name)
             own = nn.Parameter(own_experts(full.detach(), group).clone(), requires_grad=full.requires_grad)
@@ -71,9 +71,7 @@ def all_experts(own: Tensor, group: dist.ProcessGroup) -> Tensor:
 
 # lengths depend on the data and the collectives are not traceable
 @torch.compiler.disable
-def expert_parallel_forward(
-    self: nn.Module, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor
-) -> Tensor:
+def expert_parallel_forward(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
     """Return the weighted sum [N, D] of each token's experts, wherever they live; a collective over `expert_group`.
 
     Args:
@@ -148,8 +146,8 @@ class _Permute(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return grad.index_select(0, *ctx.saved_tensors), None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return grads[0].index_select(0, *ctx.saved_tensors), None, None
 
 
 class _AllToAll(torch.autograd.Function):
@@ -162,8 +160,8 @@ class _AllToAll(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        return _exchange(grad, ctx.received, ctx.sent, ctx.group), None, None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        return _exchange(grads[0], ctx.received, ctx.sent, ctx.group), None, None, None
 
 
 def _exchange(rows: Tensor, sent: list[int], received: list[int], group: dist.ProcessGroup) -> Tensor:

@@ -33,9 +33,7 @@ def fastest_experts_implementation(device_type: str, dtype: torch.dtype) -> str:
     return _FASTEST.get((device_type, dtype), "grouped_mm")
 
 
-def sorted_experts_forward(
-    self: nn.Module, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor
-) -> Tensor:
+def sorted_experts_forward(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
     """Return the weighted sum [N, D] of each token's SwiGLU experts, in the dtype of `hidden_states`.
 
     Args:

@@ -38,8 +38,9 @@ def fused_cross_entropy_sum(hidden_ND: torch.Tensor, head: nn.Module, targets_N:
     a torch without it; a head that is not a plain linear layer) the head is applied to chunks of tokens that are
     computed again in the backward pass.
     """
-    plain = type(head) is nn.Linear and head.bias is None and head.weight.dtype == hidden_ND.dtype == torch.float32
-    if plain and hasattr(nn, "LinearCrossEntropyOptions") and not torch.is_autocast_enabled(hidden_ND.device.type):
+    in_fp32 = hidden_ND.dtype == torch.float32 and not torch.is_autocast_enabled(hidden_ND.device.type)
+    has_fused = hasattr(nn, "LinearCrossEntropyOptions")
+    if has_fused and in_fp32 and type(head) is nn.Linear and head.bias is None and head.weight.dtype == torch.float32:
         # chunks of torch's own choice are a few tokens where V is much larger than D: 2.5 times slower on CPU
         options = nn.LinearCrossEntropyOptions(batch_chunk_size=LOSS_CHUNK_TOKENS, chunking_method=None)
         return F.linear_cross_entropy(

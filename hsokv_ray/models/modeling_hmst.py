@@ -8,7 +8,8 @@ Shapes: B batch, T time, N tokens (B times T), D hidden size, H heads, E experts
 V vocabulary.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -84,7 +85,9 @@ class HMSTAttention(nn.Module):
         q_BHTD, k_BHTD = apply_rotary_pos_emb(q_BHTD, k_BHTD, *position_embeddings)
         if past_key_values is not None:
             k_BHTD, v_BHTD = past_key_values.update(k_BHTD, v_BHTD, self.layer_idx)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation or "eager", eager_attention_forward
+        )
         dropout = self.config.attention_dropout if self.training else 0.0
         output_BTHD, weights = attend(
             self, q_BHTD, k_BHTD, v_BHTD, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
@@ -185,6 +188,7 @@ class HMSTDecoderLayer(GradientCheckpointingLayer):
 class HMSTPreTrainedModel(PreTrainedModel):
     """Initialisation and the flags by which transformers knows what the model can do."""
 
+    config: HMSTConfig
     config_class = HMSTConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
@@ -213,8 +217,8 @@ class HMSTPreTrainedModel(PreTrainedModel):
         if isinstance(module, ResidualLinear):
             initialization.normal_(module.weight, std=residual_std)
         elif isinstance(module, HMSTExperts):
-            initialization.normal_(module.gate_up_proj, std=std)
-            initialization.normal_(module.down_proj, std=residual_std)
+            initialization.normal_(module.get_parameter("gate_up_proj"), std=std)
+            initialization.normal_(module.get_parameter("down_proj"), std=residual_std)
         elif isinstance(module, HMSTRouter):
             initialization.normal_(module.weight, std=std)
             initialization.zeros_(module.expert_bias)
@@ -229,7 +233,7 @@ class HMSTModel(HMSTPreTrainedModel):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
         self.layers = nn.ModuleList(HMSTDecoderLayer(config, i) for i in range(config.num_hidden_layers))
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.rotary_emb = LlamaRotaryEmbedding(config)
+        self.rotary_emb = LlamaRotaryEmbedding(config)  # pyright: ignore[reportArgumentType]  reads shared fields only
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -268,8 +272,8 @@ class HMSTModel(HMSTPreTrainedModel):
         rotary = self.rotary_emb(embeds_BTD, position_ids)
         valid_N = _valid_tokens(attention_mask, embeds_BTD.shape[1])
 
-        hidden_states, router_logits = embeds_BTD, ()
-        for layer in self.layers:
+        hidden_states, router_logits = embeds_BTD, []
+        for layer in cast("Iterable[HMSTDecoderLayer]", self.layers):
             hidden_states, routing = layer(
                 hidden_states,
                 attention_mask=mask,
@@ -279,11 +283,13 @@ class HMSTModel(HMSTPreTrainedModel):
                 **kwargs,
             )
             if routing is not None:
-                router_logits = (*router_logits, routing.logits_NE)
-                if self.training:
+                router_logits.append(routing.logits_NE)
+                if self.training and isinstance(layer.mlp, HMSTSparseMoeBlock):
                     layer.mlp.router.count(routing.index_NK, valid_N)
         return MoeModelOutputWithPast(
-            last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values, router_logits=router_logits
+            last_hidden_state=self.norm(hidden_states),
+            past_key_values=past_key_values,
+            router_logits=tuple(router_logits),  # pyright: ignore[reportArgumentType]  upstream says a tuple of one
         )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from hsokv_ray.data import (
+    IGNORED,
     Batch,
     BlockStream,
     DataCursor,
@@ -109,11 +110,20 @@ class Feed:
         return self._held_out.num_blocks
 
     def validation_batches(self) -> Iterator[TensorBatch]:
-        """Yield this worker's share of the held-out blocks, the same at every call."""
-        size = self._config.optim.batch_size
-        for batch in self._held_out.batches(size, document_mask=self._document_mask, eos_id=self.tokenizer.eos_id):
-            if batch.first_index // size % self._place.world_size == self._place.rank:
-                yield self._tensors(batch)
+        """Yield this worker's share of the held-out blocks, the same at every call.
+
+        Every worker gets equally many batches, because sharded models exchange weights or tokens in each: where the
+        blocks run out, the last ones are repeated without targets.
+        """
+        size, place = self._config.optim.batch_size, self._place
+        held_out = list(self._held_out.batches(size, document_mask=self._document_mask, eos_id=self.tokenizer.eos_id))
+        for start in range(0, len(held_out), place.world_size):
+            index = start + place.rank
+            if index < len(held_out):
+                yield self._tensors(held_out[index])
+            else:
+                repeated = self._tensors(held_out[-1])
+                yield replace(repeated, labels=torch.full_like(repeated.labels, IGNORED), num_targets=0)
 
     def close(self) -> None:
         """Stop reading."""

@@ -68,6 +68,7 @@ def _train(
             raise _reason(board) or RunError(explain_failure(error, memory=describe_memory(cost.memory))) from error
     if reason := _reason(board):
         raise reason
+    assert result.return_value is not None, "a worker that gave no reason returns its summary"
     return result.return_value
 
 
@@ -121,5 +122,5 @@ class _Shown:
 
 def _reason(board: Any) -> HsokvError | None:
     """Return the error a worker gave as the reason of the end, if one did."""
-    event = ray.get(board.fatal.remote())
+    event: Event | None = ray.get(board.fatal.remote())
     return ERRORS[event["error"]](event["text"]) if event else None

@@ -257,10 +257,10 @@ class Trainer:
                 loss = (output.loss - output.aux_loss).double().cpu()
                 total += torch.stack([loss, torch.tensor(float(batch.num_targets), dtype=torch.float64)])
             loss_sum, targets = self.place.sum(total).tolist()
-        self._val_loss = loss_sum / targets
-        improved = self.progress.best_loss is None or self._val_loss < self.progress.best_loss
+        self._val_loss = val_loss = loss_sum / targets
+        improved = self.progress.best_loss is None or val_loss < self.progress.best_loss
         if improved:
-            self.progress.best_loss, self.progress.best_step = self._val_loss, self.progress.step
+            self.progress.best_loss, self.progress.best_step = val_loss, self.progress.step
             self.progress.validations_without_gain = 0
         else:
             self.progress.validations_without_gain += 1

@@ -89,7 +89,7 @@ class Strategy:
 
     def prepare(self, model: HMSTForCausalLM) -> nn.Module:
         """Return the model to call; build the optimiser from its parameters, after this."""
-        return model.to(self.device)
+        return nn.Module.to(model, self.device)
 
     @contextlib.contextmanager
     def accumulate(self, model: nn.Module, *, last: bool) -> Iterator[None]:
@@ -135,7 +135,7 @@ class DDPStrategy(Strategy):
     """A replica of the model in every worker; gradients are summed while the backward runs."""
 
     def prepare(self, model: HMSTForCausalLM) -> nn.Module:
-        _broadcast(model.to(self.device))
+        _place(model, self.device)
         return self._wrap(model)
 
     @contextlib.contextmanager
@@ -162,7 +162,7 @@ class FSDPStrategy(Strategy):
 
     def prepare(self, model: HMSTForCausalLM) -> nn.Module:
         mesh = init_device_mesh(self.device.type, (dist.get_world_size(),))
-        _broadcast(model.to(self.device))
+        _place(model, self.device)
         for module in model.modules():
             if isinstance(module, HMSTDecoderLayer):
                 fully_shard(module, mesh=mesh)
@@ -201,7 +201,7 @@ class ExpertParallelStrategy(DDPStrategy):
         return self.mesh.get_group("expert")
 
     def prepare(self, model: HMSTForCausalLM) -> nn.Module:
-        _broadcast(model.to(self.device))
+        _place(model, self.device)
         self.names = frozenset(shard_experts(model, self.group))
         return self._wrap(model, self.names)
 
@@ -270,8 +270,9 @@ def _sum_bucket(_state: None, bucket: dist.GradBucket) -> torch.futures.Future[T
     return work.get_future().then(lambda future: future.value()[0])
 
 
-def _broadcast(model: nn.Module) -> None:
-    """Give every worker the first one's weights."""
+def _place(model: nn.Module, device: torch.device) -> None:
+    """Move the model to `device` and give every worker the first one's weights."""
+    model.to(device)
     for tensor in model.state_dict().values():
         dist.broadcast(tensor, src=0)
 

@@ -42,6 +42,11 @@ def build_model(**changes) -> HMSTForCausalLM:
     return HMSTForCausalLM(HMSTConfig(**shape, **settings, num_key_value_heads=2))
 
 
+def experts_of(model: HMSTForCausalLM) -> HMSTExperts:
+    (experts,) = (module for module in model.modules() if isinstance(module, HMSTExperts))
+    return experts
+
+
 def inputs_of(case: str, rank: int) -> dict[str, Tensor]:
     tokens, used, left_out = CASES[case]
     generator = torch.Generator().manual_seed(10 * list(CASES).index(case) + rank)
@@ -71,7 +76,7 @@ def worker(folder: Path) -> None:
     group = dist.distributed_c10d._get_default_group()
     model = build_model()
     shard_experts(model, group)
-    experts = model.model.layers[0].mlp.experts
+    experts = experts_of(model)
     for number, case in enumerate(CASES):
         model.zero_grad()
         result = forward_backward(experts, inputs_of(case, dist.get_rank()))
@@ -103,7 +108,7 @@ def lone_group() -> Iterator[dist.ProcessGroup]:
 @pytest.mark.parametrize("case", CASES)
 def test_two_workers_equal_one_that_has_all_experts(results: Path, case: str) -> None:
     model = build_model(experts_implementation="eager")
-    experts = model.model.layers[0].mlp.experts
+    experts = experts_of(model)
     expected = [forward_backward(experts, inputs_of(case, rank)) for rank in range(2)]
     for rank in range(2):
         got = load_file(results / f"{list(CASES).index(case)}-{rank}.safetensors")
