@@ -12,6 +12,7 @@ them; variants run in turns and ratios are between medians of one run.
 import argparse
 import gzip
 import io
+import logging
 import statistics
 import tarfile
 import tempfile
@@ -19,6 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -37,7 +39,6 @@ from hsokv_ray.data import (
     ShardPlan,
     TextTokenizer,
     cached_tokenizer,
-    load_tokenizer,
     read_in_process,
     read_pretokenized,
     resolve_plan,
@@ -70,7 +71,9 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=48, help="text, in MB")
     args = parser.parse_args()
     megabytes, repeats = (8, 1) if args.quick else (args.megabytes, 3)
-    ray.init(address="local", num_cpus=NUM_CPUS, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    ray.init(
+        address="local", num_cpus=NUM_CPUS, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False
+    )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         documents = source_documents(megabytes * 1_000_000)
@@ -158,7 +161,7 @@ def drain(plan: ShardPlan, reader: PartReader, *, passes: int = 1) -> int:
 def stock_tokens(paths: list[str], tokenizer_path: str) -> int:
     """The documented way: read_webdataset, map_batches that encodes and packs each batch, iter_batches."""
 
-    def pack(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def pack(batch: Any) -> dict[str, np.ndarray]:
         tokenizer = cached_tokenizer(tokenizer_path)
         texts = [text if isinstance(text, str) else text.decode() for text in batch["txt"]]
         tokens = join_documents(tokenizer.encode_documents(texts), tokenizer=tokenizer)
@@ -169,7 +172,9 @@ def stock_tokens(paths: list[str], tokenizer_path: str) -> int:
         return {"tokens": padded.reshape(rows, SEQ_LEN), "num_tokens": num_tokens}
 
     dataset = ray.data.read_webdataset(paths).map_batches(pack, batch_size=256)
-    return sum(int(batch["num_tokens"].sum()) for batch in dataset.iter_batches(batch_size=8, batch_format="numpy"))
+    dataset.context.enable_progress_bars = False
+    batches: Any = dataset.iter_batches(batch_size=8, batch_format="numpy")
+    return sum(int(batch["num_tokens"].sum()) for batch in batches)
 
 
 def measure(found: dict[str, Callable[[], int]], *, repeats: int) -> dict[str, list[Usage]]:
@@ -198,7 +203,7 @@ def cpu_seconds() -> float:
     return total
 
 
-def row(name: str, runs: list[Usage], *, to: list[Usage]) -> dict[str, object]:
+def row(name: str, runs: list[Usage], *, to: list[Usage]) -> dict[str, Any]:
     return {
         "variant": name,
         "Mtokens per core-second": per_core_second(runs) / 1e6,
@@ -215,10 +220,10 @@ def per_second(runs: list[Usage]) -> float:
     return statistics.median(run.tokens / run.wall_s for run in runs)
 
 
-def padding_rows(folder: Path, tokenizer: TextTokenizer) -> list[dict[str, object]]:
+def padding_rows(folder: Path, tokenizer: TextTokenizer) -> list[dict[str, Any]]:
     """Share of padding in blocks of 32k: while the text lasts, and over one whole pass with its last blocks."""
     plan = plan_of(f"{folder}/parquet/*.parquet")
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     for name, passes in (("passes without end", None), ("one pass, last blocks included", 1)):
         stream = BlockStream(
             plan, read_in_process(plan, tokenizer=tokenizer, split="all"), seq_len=32_768, epochs=passes
@@ -231,7 +236,7 @@ def padding_rows(folder: Path, tokenizer: TextTokenizer) -> list[dict[str, objec
     return rows
 
 
-def targets(usages: dict[str, list[Usage]], padding: list[dict[str, object]]) -> list[Target]:
+def targets(usages: dict[str, list[Usage]], padding: list[dict[str, Any]]) -> list[Target]:
     found = []
     for kind in ("parquet", "tar"):
         pipeline = usages[f"Ray Data, {kind}"]
@@ -246,9 +251,7 @@ def targets(usages: dict[str, list[Usage]], padding: list[dict[str, object]]) ->
     wall = per_second(usages["Ray Data, tar"]) / per_second(usages[STOCK])
     found.append(least("Ray Data (tar) over stock read_webdataset + map_batches, wall", wall, 2.5))
     found.append(
-        Target(
-            name="padding at 32k while the text lasts", value=float(padding[0]["padding"]), bound=1e-3, kind="at most"
-        )  # type: ignore[arg-type]
+        Target(name="padding at 32k while the text lasts", value=padding[0]["padding"], bound=1e-3, kind="at most")
     )
     return found
 

@@ -32,8 +32,9 @@ HEAD_TOKENS, HEAD_SIZE, HEAD_VOCAB = 4096, 256, 32_768
 
 def micro_model(implementation: str, **changes: Any) -> HMSTForCausalLM:
     torch.manual_seed(0)
-    shape = dict(model_shape(ModelConfig(size="micro"), vocab_size=None, seq_len=SEQ_LEN)) | changes
-    return HMSTForCausalLM(HMSTConfig(**shape | {"experts_implementation": implementation})).train()
+    shape: dict[str, Any] = {**model_shape(ModelConfig(size="micro"), vocab_size=None, seq_len=SEQ_LEN), **changes}
+    shape["experts_implementation"] = implementation
+    return HMSTForCausalLM(HMSTConfig(**shape)).train()
 
 
 def training_step(model: HMSTForCausalLM, ids: Tensor) -> Callable[[], None]:

@@ -64,8 +64,16 @@ alive() {
     return 0
 }
 
-memory_bytes() {
-    python -c 'import psutil; print(psutil.virtual_memory().total)'
+free_port() {
+    python -c 'import socket; s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1])'
+}
+
+store_bytes() {
+    python -c 'import psutil; print(min(psutil.virtual_memory().total // 10, 10**9))'
+}
+
+taken() {
+    (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null
 }
 
 start() {
@@ -74,42 +82,50 @@ start() {
         return 0
     fi
     command -v ray >/dev/null || fail "no ray in PATH: run 'make venv' first"
-    if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
+    if taken "$port"; then
         fail "port $port is taken by another program, perhaps another Ray head; set HSOKV_HEAD_PORT"
     fi
-    if (exec 3<>"/dev/tcp/127.0.0.1/$dashboard_port") 2>/dev/null; then
+    if taken "$dashboard_port"; then
         fail "port $dashboard_port is taken by another program; set HSOKV_HEAD_DASHBOARD_PORT"
     fi
     if [ "$RAY_AUTH_MODE" = token ]; then
-        ray get-auth-token --generate >/dev/null
-    fi
-    local store=${HSOKV_HEAD_STORE_BYTES:-}
-    if [ -z "$store" ]; then
-        store=$(($(memory_bytes) / 10))
-        store=$((store > 1000000000 ? 1000000000 : store))
+        ray get-auth-token --generate >/dev/null 2>&1 || fail "ray get-auth-token --generate failed; run it to see why"
     fi
     mkdir -p "$state"
+    local attempt
+    for attempt in 1 2 3; do
+        launch
+        if wait_until_up; then
+            echo "a Ray head runs at 127.0.0.1:$port, dashboard http://127.0.0.1:$dashboard_port; in this shell, run:" >&2
+            echo "  eval \"\$(cluster/local.sh env)\"" >&2
+            return
+        fi
+        # Ray gives its processes a fixed 30 s to start, which a busy machine exceeds.
+        echo "the head did not come up (attempt $attempt of 3): $(tail -1 "$state/log")" >&2
+        end_family "$(cat "$state/pid")"
+    done
+    fail "the head did not come up; see $state/log"
+}
+
+# The head gets a session of its own: Ctrl-C in this terminal does not reach it, and `stop` finds all that belongs to it.
+launch() {
     cd "$root"
-    # A session of its own: Ctrl-C in this terminal does not reach it, and `stop` finds all that belongs to it.
     python -c 'import os, sys; os.setsid(); os.execvp(sys.argv[1], sys.argv[1:])' \
         ray start --head --block --disable-usage-stats \
         --port "$port" --dashboard-host 127.0.0.1 --dashboard-port "$dashboard_port" \
-        --dashboard-agent-listen-port 0 --metrics-export-port 0 \
+        --ray-client-server-port "$(free_port)" --dashboard-agent-listen-port 0 --metrics-export-port 0 \
         --num-cpus "${HSOKV_HEAD_CPUS:-$(python -c 'import os; print(os.cpu_count())')}" \
-        --object-store-memory "$store" --temp-dir "$temp_dir" \
+        --object-store-memory "${HSOKV_HEAD_STORE_BYTES:-$(store_bytes)}" --temp-dir "$temp_dir" \
         </dev/null >"$state/log" 2>&1 &
-    local pid=$!
-    echo "$pid" >"$state/pid"
-    started_at "$pid" >"$state/started"
-    wait_until_up "$pid"
-    echo "a Ray head runs at 127.0.0.1:$port, dashboard http://127.0.0.1:$dashboard_port; in this shell, run:" >&2
-    echo "  eval \"\$(cluster/local.sh env)\"" >&2
+    echo "$!" >"$state/pid"
+    started_at "$!" >"$state/started"
 }
 
+# 0 once the dashboard answers; 1 if the head ended or two minutes have passed.
 wait_until_up() {
     local i
     for i in $(seq 600); do
-        kill -0 "$1" 2>/dev/null || { tail -5 "$state/log" >&2; rm -f "$state/pid" "$state/started"; fail "the head ended while starting; see $state/log"; }
+        head_pid >/dev/null || return 1
         grep -q "block forever" "$state/log" 2>/dev/null && python - "$dashboard_port" <<'PYTHON' && return
 import sys, urllib.error, urllib.request
 try:
@@ -121,21 +137,27 @@ except OSError:
 PYTHON
         sleep 0.2
     done
-    stop
-    fail "the head did not come up in 2 minutes; see $state/log"
+    return 1
 }
 
 stop() {
-    local pid members left i
+    local pid
     if ! pid=$(head_pid); then
         echo "no head of this repository runs" >&2
         rm -f "$state/pid" "$state/started"
         return 0
     fi
-    members=$(family "$pid")
-    kill -TERM "$pid"
+    end_family "$pid"
+    echo "the head is stopped" >&2
+}
+
+# End the head with this pid and all that belongs to it: asked first, forced after 15 s.
+end_family() {
+    local members left i
+    members=$(family "$1")
+    if head_pid >/dev/null; then kill -TERM "$1"; fi
     for i in $(seq 150); do
-        left=$(alive "$members"$'\n'"$(family "$pid")")
+        left=$(alive "$members"$'\n'"$(family "$1")")
         [ -z "$left" ] && break
         sleep 0.1
     done
@@ -143,14 +165,14 @@ stop() {
         # shellcheck disable=SC2086
         kill -KILL $left 2>/dev/null || true
         sleep 0.5
-        [ -z "$(alive "$members")" ] || fail "these processes did not end: $(alive "$members" | tr '\n' ' ')"
+        left=$(alive "$members")
+        [ -z "$left" ] || fail "these processes did not end: $left"
     fi
     # Ray leaves its address behind, and the next ray.init() would wait for it in vain.
     if [ "$(cat "$temp_dir/ray_current_cluster" 2>/dev/null)" = "127.0.0.1:$port" ]; then
         rm -f "$temp_dir/ray_current_cluster"
     fi
     rm -f "$state/pid" "$state/started"
-    echo "the head is stopped" >&2
 }
 
 print_env() {

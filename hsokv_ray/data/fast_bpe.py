@@ -27,17 +27,17 @@ class FastBPE:
     Raises `DataError` with the reason when the original cannot be expressed or the ids differ on the self-check.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, dtype: np.dtype = np.dtype(np.uint32)) -> None:
         layout = json.loads(tokenizer.to_str())
         pattern = _pattern(layout)
         tokens = _tokens_by_rank(layout)
         self._encoding = _encoding(_grouped(pattern), tokens)
-        self._ids = np.asarray(list(tokens.values()), dtype=np.uint32)
+        self._ids = np.asarray(list(tokens.values()), dtype=dtype)
         self._check_whole_words(layout)
         self._check_sample(tokenizer)
 
     def encode(self, text: str) -> np.ndarray:
-        """Return the ids of `text`, uint32. Raises `ValueError` where the regex engine gives up (1M spaces)."""
+        """Return the ids of `text`, 1-D of `dtype`. Raises `ValueError` where the regex gives up (1M spaces)."""
         return self._ids[self._encoding.encode_to_numpy(text, disallowed_special=())]
 
     def _check_whole_words(self, layout: dict[str, Any]) -> None:

@@ -50,7 +50,7 @@ class TextTokenizer:
         self.vocab_size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
         self.dtype = np.dtype(np.uint16 if self.vocab_size <= 1 << 16 else np.uint32)
         self.fingerprint = hashlib.sha256(f"{tokenizer.to_str()}\n{eos_token}".encode()).hexdigest()
-        self._fast, self.reason = _fast_twin(tokenizer)
+        self._fast, self.reason = _fast_twin(tokenizer, self.dtype)
         self.backend: Literal["tiktoken", "tokenizers"] = "tiktoken" if self._fast else "tokenizers"
 
     def encode(self, text: str) -> np.ndarray:
@@ -79,7 +79,7 @@ class TextTokenizer:
 
     def _encode_fast(self, fast: FastBPE, text: str) -> np.ndarray:
         try:
-            return fast.encode(text).astype(self.dtype)
+            return fast.encode(text)
         except ValueError:
             # The regex engine of tiktoken gives up on a million spaces in a row; the slow path has no such limit.
             return self._encode_slowly([text])[0]
@@ -193,9 +193,9 @@ def _download(name: str, folder: str) -> None:
     loaded.save_pretrained(folder)
 
 
-def _fast_twin(tokenizer: Tokenizer) -> tuple[FastBPE | None, str]:
+def _fast_twin(tokenizer: Tokenizer, dtype: np.dtype) -> tuple[FastBPE | None, str]:
     try:
-        return FastBPE(tokenizer), "ids proven identical on the self-check"
+        return FastBPE(tokenizer, dtype=dtype), "ids proven identical on the self-check"
     except DataError as refusal:
         return None, str(refusal)
 

@@ -146,7 +146,7 @@ class _Permute(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore
         return grads[0].index_select(0, *ctx.saved_tensors), None, None
 
 
@@ -160,7 +160,7 @@ class _AllToAll(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore
         return _exchange(grads[0], ctx.received, ctx.sent, ctx.group), None, None, None
 
 

@@ -203,6 +203,8 @@ def _save(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> N
     hidden, _index, weights, gate_up, down = inputs
     _result, *for_backward = output
     ctx.mark_non_differentiable(*for_backward)
+    # else autograd fills a gradient of zeros for each of them, the largest as large as the pre-activations
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(hidden, weights, gate_up, down, *for_backward)
 
 

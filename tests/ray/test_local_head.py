@@ -124,3 +124,13 @@ def test_stop_does_not_end_a_process_that_took_over_the_recorded_pid(head: Head)
         assert "no head of this repository runs" in head.sh("cluster/local.sh stop").stderr
         assert other.poll() is None
         other.kill()
+
+
+def test_a_head_that_cannot_start_is_reported_with_ray_s_reason_and_leaves_nothing(head: Head) -> None:
+    head.environment["HSOKV_HEAD_STORE_BYTES"] = "1"
+    done = head.sh("cluster/local.sh start", check=False)
+    assert done.returncode == 1
+    assert "attempt 3 of 3" in done.stderr
+    assert "object" in done.stderr
+    assert head.processes() == []
+    assert not (Path(head.environment["HSOKV_HEAD_STATE"]) / "pid").exists()
