@@ -100,11 +100,12 @@ start() {
             echo "  eval \"\$(cluster/local.sh env)\"" >&2
             return
         fi
-        # Ray gives its processes a fixed 30 s to start, which a busy machine exceeds.
-        echo "the head did not come up (attempt $attempt of 3): $(tail -1 "$state/log")" >&2
         end_family "$(cat "$state/pid")"
+        # Ray gives its processes a fixed 30 s to start, which a busy machine exceeds.
+        grep -qi "timed out" "$state/log" || break
+        echo "the head was too slow to come up (attempt $attempt of 3)" >&2
     done
-    fail "the head did not come up; see $state/log"
+    fail "the head did not come up: $(tail -1 "$state/log"); all of it: $state/log"
 }
 
 # The head gets a session of its own: Ctrl-C in this terminal does not reach it, and `stop` finds all that belongs to it.

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import tiktoken
+from numpy.typing import DTypeLike
 from tokenizers import Tokenizer, models
 from tokenizers.pre_tokenizers import ByteLevel
 
@@ -27,7 +28,7 @@ class FastBPE:
     Raises `DataError` with the reason when the original cannot be expressed or the ids differ on the self-check.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, dtype: np.dtype = np.dtype(np.uint32)) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, dtype: DTypeLike = np.uint32) -> None:
         layout = json.loads(tokenizer.to_str())
         pattern = _pattern(layout)
         tokens = _tokens_by_rank(layout)

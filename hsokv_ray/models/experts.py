@@ -208,7 +208,9 @@ def _save(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> N
     ctx.save_for_backward(hidden, weights, gate_up, down, *for_backward)
 
 
-def _backward(ctx: Any, grad: Tensor, *_unused: Tensor | None) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, grad: Tensor | None, *_unused: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad is None:  # nothing downstream used the output
+        return None, None, None, None, None
     hidden, weights, gate_up, down = _swiglu_experts_backward(grad.contiguous(), *ctx.saved_tensors)
     return hidden, None, weights, gate_up, down
 

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from hsokv_ray.errors import ConfigError, RunError
+from hsokv_ray.errors import ConfigError
 from hsokv_ray.models.presets import (
     MemoryEstimate,
     ParameterCount,
@@ -85,8 +85,13 @@ def run_length(config: TrainHMSTConfig, *, num_tokens: int, estimated: bool) -> 
 
 def cost_of(config: TrainHMSTConfig, shape: Shape, length: Length) -> Cost:
     """Return parameters, memory of one worker and length of the run."""
+    return Cost(parameters=count_parameters(shape), memory=memory_of(config, shape), length=length)
+
+
+def memory_of(config: TrainHMSTConfig, shape: Shape) -> MemoryEstimate:
+    """Return the memory one worker needs."""
     run = config.run
-    memory = estimate_memory(
+    return estimate_memory(
         shape,
         batch_size=config.optim.batch_size,
         seq_len=config.data.seq_len,
@@ -97,7 +102,6 @@ def cost_of(config: TrainHMSTConfig, shape: Shape, length: Length) -> Cost:
         mixed_precision=run.mixed_precision if run.mixed_precision is not None else run.use_gpu,
         gradient_checkpointing=run.gradient_checkpointing,
     )
-    return Cost(parameters=count_parameters(shape), memory=memory, length=length)
 
 
 def describe(cost: Cost, *, size: str, num_workers: int) -> str:
@@ -112,17 +116,6 @@ def describe(cost: Cost, *, size: str, num_workers: int) -> str:
         f"the source has {about}{length.num_tokens:,} for training",
     ]
     return "\n".join(lines)
-
-
-def refuse_too_large(cost: Cost, available_bytes: int, *, num_workers_per_node: int, where: str) -> None:
-    """Raise `RunError` where the estimate of the workers of one node exceeds its memory."""
-    needed = cost.memory.total_bytes * num_workers_per_node
-    if needed > available_bytes:
-        raise RunError(
-            f"the model does not fit: about {_gib(needed)} are needed ({describe_memory(cost.memory)}, "
-            f"{num_workers_per_node} worker{'s' * (num_workers_per_node > 1)}) and {where} has "
-            f"{_gib(available_bytes)} free; lower --size, --batch-size or --seq-len, or give --gradient-checkpointing"
-        )
 
 
 def describe_memory(memory: MemoryEstimate) -> str:

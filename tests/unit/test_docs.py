@@ -1,4 +1,4 @@
-"""Documents that cannot rot: every flag is described, every command of the README parses, every file it names exists."""
+"""Documents that cannot rot: every flag is described, every command of the README parses, every file exists."""
 
 import re
 import shlex

@@ -178,7 +178,7 @@ def test_registered_path_equals_transformers_paths(reference: str) -> None:
 
 def test_another_activation_is_refused_with_the_way_out() -> None:
     tensors = problem()
-    with pytest.raises(ConfigError, match=r"hmst_sorted: got activation \w+, allowed is SiLU; set hidden_act to silu"):
+    with pytest.raises(ConfigError, match=r"hmst_sorted: got \w+, allowed is SiLU; set hidden_act to silu"):
         experts_module("hmst_sorted", "gelu")(tensors["hidden"], tensors["index"], tensors["weights"])
 
 
