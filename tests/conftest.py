@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from hsokv_ray import env
@@ -24,6 +25,11 @@ os.environ |= {
 }
 for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR", env.RUNS_DIR):
     os.environ.pop(name, None)
+
+
+# No timing in a test: a busy machine is not a bug.
+hypothesis.settings.register_profile("no-deadline", deadline=None)
+hypothesis.settings.load_profile("no-deadline")
 
 
 @pytest.hookimpl(wrapper=True)
