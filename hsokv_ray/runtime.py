@@ -278,12 +278,17 @@ def _groups() -> list[_Group]:
 
 def _actors() -> list[str]:
     """Return the actors that hold CPUs outside placement groups, or that they cannot be known."""
+    import ray
     from ray.util.state import list_actors
     from ray.util.state.exception import RayStateApiException
 
     try:
         actors: list[Any] = list_actors(
-            filters=[("state", "=", "ALIVE")], detail=True, timeout=5, raise_on_missing_output=False
+            address=ray.get_runtime_context().gcs_address,  # or it looks for any Ray on this machine
+            filters=[("state", "=", "ALIVE")],
+            detail=True,
+            timeout=5,
+            raise_on_missing_output=False,
         )
     except (RayStateApiException, ConnectionError) as error:
         return [f"(actors unknown: {' '.join(str(error).split())[:80]})"]

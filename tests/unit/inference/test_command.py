@@ -64,7 +64,15 @@ def test_a_batch_writes_one_line_per_prompt_and_counts_what_it_skipped(
 def test_ctrl_c_at_the_prompt_of_a_terminal_goes_on_and_ctrl_d_ends(llama: Path) -> None:
     master, slave = pty.openpty()
     words = [*COMMAND, str(llama), "--max-length", "60", "--temperature", "0"]
-    with subprocess.Popen(words, stdin=slave, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen(
+        words,
+        stdin=slave,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        # a shell's background job ignores SIGINT, and so would its children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
         os.close(slave)
         assert process.stdout is not None
         os.write(master, b"help\n")
