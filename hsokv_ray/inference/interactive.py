@@ -40,16 +40,14 @@ class Session:
         while True:
             try:
                 line = self._read()
+                if line.strip() in ("quit", "exit"):
+                    return
+                self._answer(line)
             except EOFError:
                 self._write("\n")
                 return
             except KeyboardInterrupt:
                 self._write("\n(quit or Ctrl-D ends)\n")
-                continue
-            if line.strip() in ("quit", "exit"):
-                return
-            try:
-                self._answer(line)
             except ConfigError as error:
                 self._write(f"error: {error}\n")
 

@@ -152,3 +152,12 @@ class TrainHMSTConfig(Config):
 
     run: RunConfig = RunConfig()
     """Where the run lives, what it may use, how often it reports."""
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> "TrainHMSTConfig":
+        if self.optim.optimizer_name == "adamw8bit" and self.run.parallel != "ddp":
+            raise ValueError(
+                f"--optimizer adamw8bit keeps state that --parallel {self.run.parallel} cannot divide over workers; "
+                "use --parallel ddp, or --optimizer adamw or muon"
+            )
+        return self

@@ -97,6 +97,7 @@ def test_a_mistyped_flag_is_answered_with_the_right_one(capsys: pytest.CaptureFi
         (["--gpu-ids", "0"], "needs --use-gpu"),
         (["--parallel", "ep", "--num-workers", "4", "--expert-parallel-size", "3"], "does not divide"),
         (["--batch-size", "0"], "got 0"),
+        (["--use-8bit-optimizer", "--parallel", "fsdp"], "use --parallel ddp"),
     ],
 )
 def test_flags_that_contradict_each_other_are_refused(

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -21,6 +22,11 @@ Capture = pytest.CaptureFixture[str]
 
 def run(*words: str | Path) -> int:
     return cli.main(["generate", *map(str, words)])
+
+
+def read_until(text: str, stream: IO[str]) -> None:
+    while text not in (line := stream.readline()):
+        assert line, f"the output ended before {text!r}"
 
 
 def test_a_prompt_gives_the_text_on_stdout_and_the_numbers_on_stderr(
@@ -76,11 +82,9 @@ def test_ctrl_c_at_the_prompt_of_a_terminal_goes_on_and_ctrl_d_ends(llama: Path)
         os.close(slave)
         assert process.stdout is not None
         os.write(master, b"help\n")
-        while "begins with a space" not in process.stdout.readline():
-            pass
+        read_until("begins with a space", process.stdout)
         process.send_signal(signal.SIGINT)
-        while "(quit or Ctrl-D ends)" not in process.stdout.readline():
-            pass
+        read_until("(quit or Ctrl-D ends)", process.stdout)
         os.write(master, b"stats\n\x04")
         rest = process.stdout.read()
     os.close(master)
