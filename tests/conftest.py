@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,9 @@ os.environ |= {
 for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR", env.RUNS_DIR):
     os.environ.pop(name, None)
 
+
+# A shell's background job ignores SIGINT, and its children inherit that: tests of Ctrl-C need Python's own handler.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No timing in a test: a busy machine is not a bug.
 hypothesis.settings.register_profile("no-deadline", deadline=None)

@@ -80,6 +80,8 @@ def _train(spec: dict[str, Any], host: Host) -> RunSummary:
     context = ray.train.get_context()
     set_threads(context.get_local_world_size())
     device = worker_device(use_gpu=config.run.use_gpu, gpu_ids=config.run.gpu_ids, local_rank=context.get_local_rank())
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # NCCL and new tensors take the current device
     place = Place(
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
