@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # At most five minutes on two cores.
-training=(--size micro --seq-len 256 --batch-size 8 --max-steps 300 --eval-every 50 --save-every 100)
+training=(--size micro --seq-len 256 --batch-size 8 --max-steps 240 --eval-every 60 --eval-tokens 32768 --save-every 120)
 prompt="def read(self, path):"
 
 name=demo

@@ -58,6 +58,11 @@ class Lane:
             return (*self._after, self._offset)
         return self._segments[0].epoch, self._segments[0].position, self._offset
 
+    @property
+    def counts_here(self) -> ReadCounts:
+        """What was read and skipped in parts of which tokens are still here."""
+        return sum((segment.counts for segment in self._segments), start=ReadCounts())
+
     def take_request(self) -> PartRequest:
         """Return `upcoming` and move on."""
         request = self._next_request

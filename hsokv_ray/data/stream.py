@@ -90,6 +90,11 @@ class BlockStream:
         return sum((lane.counts for lane in self._lanes.values()), start=ReadCounts())
 
     @property
+    def counts_here(self) -> ReadCounts:
+        """What was read and skipped in parts that are here and not wholly consumed; a resumed run reads them again."""
+        return sum((lane.counts_here for lane in self._lanes.values()), start=ReadCounts())
+
+    @property
     def is_finished(self) -> bool:
         """Whether every stream of this worker has given its last target; single empty blocks come before that."""
         return all(lane.at_end and lane.num_tokens < 2 for lane in self._lanes.values())

@@ -13,6 +13,7 @@ from hsokv_ray.data import (
     BlockStream,
     DataCursor,
     PartReader,
+    ReadCounts,
     ShardPlan,
     cached_tokenizer,
     make_batch,
@@ -89,12 +90,18 @@ class Feed:
         streams = self._place.sum(torch.from_numpy(own.streams)).numpy()
         return {
             "cursor": DataCursor(streams=streams, num_blocks=own.num_blocks).to_json(),
-            "counts": self.counts(),
+            "counts": self._summed(self._opened().counts),
         }
 
     def counts(self) -> dict[str, int]:
-        """Return documents, bytes, and all that was skipped or cut, over all workers and resumes."""
-        own = self._opened().counts.to_dict()
+        """Return documents, bytes, and all that was skipped or cut, over all workers and resumes.
+
+        Parts that are being trained on count; a checkpoint leaves them out, because they are read again after it.
+        """
+        return self._summed(self._opened().counts + self._opened().counts_here)
+
+    def _summed(self, counts: ReadCounts) -> dict[str, int]:
+        own = counts.to_dict()
         summed = self._place.sum(torch.tensor(list(own.values()), dtype=torch.int64)).tolist()
         return {name: value + self._counts_before.get(name, 0) for name, value in zip(own, summed, strict=True)}
 

@@ -57,6 +57,10 @@ def losses(tmp_path: Path, name: str) -> dict[int, float]:
     return {row["step"]: row["loss"] for row in read_rows(tmp_path / "runs" / name / "metrics.jsonl")}
 
 
+def last_row(tmp_path: Path, name: str) -> dict[str, Any]:
+    return read_rows(tmp_path / "runs" / name / "metrics.jsonl")[-1]
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_run_killed_between_checkpoints_resumes_on_the_unbroken_loss_curve(
     tmp_path: Path, corpus: Path, optimizer: str
@@ -70,6 +74,7 @@ def test_a_run_killed_between_checkpoints_resumes_on_the_unbroken_loss_curve(
     assert {"kind": "note", "text": "resumed from step 4"} in host.events  # the best validation was saved at step 4
     assert losses(tmp_path, "broken") == losses(tmp_path, "unbroken")
     assert list(losses(tmp_path, "broken")) == list(range(1, 9))
+    assert last_row(tmp_path, "broken")["counts"] == last_row(tmp_path, "unbroken")["counts"]
 
 
 def test_the_loss_of_a_step_does_not_depend_on_how_its_blocks_are_divided(tmp_path: Path, corpus: Path) -> None:
