@@ -58,7 +58,7 @@ def measure_steps(quick: bool) -> dict[str, Timing]:
     compiled.compile()
     models = {NESTED: micro_model("benchmark_nested"), OURS: micro_model("hmst_sorted"), COMPILED: compiled}
     steps = {name: training_step(model, ids) for name, model in models.items()}
-    return interleave(steps, repeats=3 if quick else 15, clock="wall", warmup=2)
+    return interleave(steps, repeats=3 if quick else 7, clock="wall", warmup=2)
 
 
 def measure_optimizers(quick: bool) -> dict[str, Timing]:
@@ -69,7 +69,7 @@ def measure_optimizers(quick: bool) -> dict[str, Timing]:
         for parameter in model.parameters():
             parameter.grad = torch.randn_like(parameter)
         steps[name] = torch.optim.AdamW(model.parameters(), lr=1e-4, **options).step
-    return interleave(steps, repeats=5 if quick else 21, clock="wall")
+    return interleave(steps, repeats=5 if quick else 11, clock="wall")
 
 
 def loss_peak_bytes(skip_logits: bool) -> int:

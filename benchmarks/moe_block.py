@@ -178,7 +178,7 @@ def main() -> None:
     targets: list[Target] = []
     for dtype in (torch.float32, torch.bfloat16):
         for size in (256,) if quick else (256, 512):
-            timings = measure(size, dtype, repeats=2 if quick else 11)
+            timings = measure(size, dtype, repeats=2 if quick else 5)
             to_dense, kind = ratios(timings, to=DENSE), str(dtype).removeprefix("torch.")
             tables[f"D={size} {kind}, CPU time"] = [
                 {

@@ -25,7 +25,6 @@ from hsokv_ray.errors import RunError
 GIB = 2**30
 OPTIONAL = {
     "bitsandbytes": "--optimizer adamw8bit",
-    "torchao": "--optimizer adamw8bit without CUDA",
     "tensorboard": "viewing the curves of a run",
     "peft": "LoRA",
     "lm_eval": "lm-evaluation-harness",

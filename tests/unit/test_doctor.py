@@ -77,7 +77,7 @@ def test_what_is_merely_absent_is_ok(changed: dict[str, Any]) -> None:
 def test_an_absent_optional_package_is_named_with_what_it_is_for() -> None:
     check = doctor.check_optional(replace(WELL, optional={"peft": True}))
     assert check.level == "ok"
-    assert "torchao (--optimizer adamw8bit" in check.todo
+    assert "bitsandbytes (--optimizer adamw8bit)" in check.todo
 
 
 def test_the_facts_of_this_machine_are_those_of_the_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
