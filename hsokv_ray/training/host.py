@@ -11,5 +11,5 @@ class Host(Protocol):
         ...
 
     def report(self, metrics: dict[str, float]) -> None:
-        """Hand metrics to the trainer's own bookkeeping; called equally often on every worker."""
+        """Hand metrics to whoever runs the loop, with each checkpoint; called equally often on every worker."""
         ...

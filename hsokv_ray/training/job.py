@@ -25,6 +25,9 @@ from hsokv_ray.training.run_folder import RunFolder
 from hsokv_ray.training.worker import gpu_environment, train_worker
 
 WORKER_START_TIMEOUT_S = 300
+POLL_WORKERS_S = 0.5
+"""How often the controller looks at the workers; a report waits for it."""
+
 ERRORS: dict[str, type[HsokvError]] = {
     error.__name__: error for error in (HsokvError, CheckpointError, ConfigError, DataError, RunError)
 }
@@ -105,6 +108,7 @@ def _trainer(
     config: TrainHMSTConfig, folder: RunFolder, cost: Cost, demand: runtime.Demand, board: Any
 ) -> TorchTrainer:
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(WORKER_START_TIMEOUT_S))
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(POLL_WORKERS_S))
     resources = {"CPU": demand.cpus_per_worker} | ({"GPU": 1} if config.run.use_gpu else {})
     spec = {
         "config": config.model_dump(mode="json"),

@@ -271,7 +271,6 @@ class Trainer:
         if self.writer is not None:
             self.writer.write(row)
             self.host.event("row", **row)
-        self.host.report({k: v for k, v in row.items() if isinstance(v, int | float)})
 
     def _row(self, result: StepResult, val_loss: float | None) -> dict[str, Any]:
         rates = self.meter.rates(flops_per_token=self.flops_per_token, peak_flops=self.place.peak_flops)
@@ -310,6 +309,8 @@ class Trainer:
                 path = self.store.save(snapshot, best=best)
                 self.host.event("saved", path=str(path), best=best)
             self.place.barrier()
+            losses = {"loss": self._last.loss if self._last else None, "val_loss": self._val_loss}
+            self.host.report({"step": self.progress.step, **{k: v for k, v in losses.items() if v is not None}})
 
     def _finish(self, reason: str) -> None:
         if self._last is not None and self.progress.step != self.step_limit:

@@ -37,7 +37,10 @@ class RayHost:
             self._board.push.remote({"kind": kind, **values})
 
     def report(self, metrics: dict[str, float]) -> None:
-        """Report metrics; checkpoints stay with `CheckpointStore`, whose folders are complete or absent."""
+        """Report metrics; checkpoints stay with `CheckpointStore`, whose folders are complete or absent.
+
+        A report waits until the controller asks, every RAY_TRAIN_HEALTH_CHECK_INTERVAL_S (2 s): never one per step.
+        """
         ray.train.report(metrics)
 
     def fatal(self, error: HsokvError) -> None:

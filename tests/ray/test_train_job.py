@@ -76,6 +76,14 @@ def test_more_workers_than_cpus_are_refused_with_the_numbers(tmp_path: Path, cor
         run(job(tmp_path, corpus, *flags, name="many"))
 
 
+def test_a_size_that_does_not_fit_is_refused_with_the_estimate_before_any_work(tmp_path: Path, corpus: Path) -> None:
+    with pytest.raises(
+        RunError, match=r"training size large .*weights .* GiB.* needs about .* GiB, there are .*--size"
+    ):
+        run(job(tmp_path, corpus, "--size", "large", "--max-steps", "2", name="large"))
+    assert not (tmp_path / "large" / "plan.json").exists()
+
+
 @pytest.fixture
 def submit_environment(runs_dir: Path) -> dict[str, str]:
     shutil.rmtree(runs_dir / "train_hmst", ignore_errors=True)

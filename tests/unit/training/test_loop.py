@@ -29,10 +29,11 @@ class Recorder:
 
     def event(self, kind: str, **values: Any) -> None:
         self.events.append({"kind": kind, **values})
+        if kind == "row" and values["step"] == self._stop_at:
+            raise InterruptedError(f"killed at step {self._stop_at}")
 
     def report(self, metrics: dict[str, float]) -> None:
-        if metrics["step"] == self._stop_at:
-            raise InterruptedError(f"killed at step {self._stop_at}")
+        self.events.append({"kind": "report", **metrics})
 
 
 def run(tmp_path: Path, corpus: Path, *flags: str, name: str = "run", host: Recorder | None = None) -> RunSummary:
