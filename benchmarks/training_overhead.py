@@ -91,7 +91,7 @@ def main() -> None:
     if known.plain:
         print(json.dumps(run_plain(known.plain, parse(TrainHMSTConfig, flags), known.steps)))
         return
-    rows, waits = compare(repeats=1 if known.quick else 3, num_steps=12 if known.quick else 30)
+    rows, waits = compare(repeats=1 if known.quick else 2, num_steps=12 if known.quick else 30)
     ratio = statistics.median(row["job / plain"] for row in rows)
     targets = [
         Target(name="step of the Ray job / plain torch loop", value=ratio, bound=1.05, kind="at most"),
