@@ -15,6 +15,20 @@ RUNS_DIR = "HSOKV_RUNS_DIR"
 RUN_TESTS_STRICT = "HSOKV_NO_SKIPS"
 """Set by CI: a test that needs `HSOKV_DATA_DIR` and is skipped counts as a failure."""
 
+QDRANT_API_KEY = "QDRANT_API_KEY"
+"""API key of a Qdrant server."""
+
+QDRANT_URL = "QDRANT_URL"
+"""Address of a Qdrant server on which the tests run the store contract too; skipped where it is unset."""
+
+MEMORY_KEY = "HSOKV_MEMORY_KEY"
+"""A tenant's key to a shared memory."""
+
+
+def memory_key() -> str | None:
+    """Return the tenant's key, or None where it is not set."""
+    return os.environ.get(MEMORY_KEY) or None
+
 
 def runs_dir() -> Path:
     """Return the absolute folder that holds all runs."""
