@@ -25,10 +25,10 @@ from hsokv_ray import env
 from hsokv_ray.errors import ConfigError, DataError, StoreError
 from hsokv_ray.memory.shared.config import MemoryConfig
 from hsokv_ray.memory.shared.links import PATIENCE_S, Link, read_config
-from hsokv_ray.memory.shared.messages import ShardInfo, shard_of
+from hsokv_ray.memory.shared.messages import NOTHING, ShardInfo, shard_of
 from hsokv_ray.memory.shared.reads import Freshness, LocalReads, Reads, RemoteReads
 from hsokv_ray.memory.shared.replica import follow
-from hsokv_ray.memory.shared.service import NOTHING, Caller
+from hsokv_ray.memory.shared.service import Caller
 from hsokv_ray.memory.stores import checks
 from hsokv_ray.memory.stores.base import FilterLike, VectorStore
 from hsokv_ray.memory.stores.facets import Predicate, compile_filter

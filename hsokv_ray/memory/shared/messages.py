@@ -9,6 +9,9 @@ import numpy as np
 from hsokv_ray.memory.stores.lsm.view import Version
 from hsokv_ray.memory.stores.types import Hit, Metric, Rows
 
+NOTHING = Version(0, 0)
+"""The version of a collection that nothing was written to yet."""
+
 
 def shard_of(id: str, num_shards: int) -> int:
     """Return the shard that holds `id`: CRC-32 of its UTF-8, modulo the shards; the same in every process."""

@@ -10,7 +10,7 @@ import time
 from typing import Protocol
 
 from hsokv_ray.errors import StoreError
-from hsokv_ray.memory.shared.messages import ReaderState, Update
+from hsokv_ray.memory.shared.messages import NOTHING, ReaderState, Update
 from hsokv_ray.memory.shared.updates import Replica
 from hsokv_ray.memory.stores.lsm.view import Version, View
 
@@ -122,7 +122,7 @@ class Reader:
 
     def _has(self, version: Version) -> bool:
         view = self._replica.view
-        return view is not None and view.version >= version
+        return version <= NOTHING or (view is not None and view.version >= version)
 
     def _wait(self, version: Version, timeout_s: float) -> None:
         if self._replica.view is None:

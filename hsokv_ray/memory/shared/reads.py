@@ -12,9 +12,9 @@ import numpy as np
 from hsokv_ray.errors import ConfigError, StoreError
 from hsokv_ray.memory.shared.coalesce import Coalescer
 from hsokv_ray.memory.shared.links import Link
-from hsokv_ray.memory.shared.messages import Reply
+from hsokv_ray.memory.shared.messages import NOTHING, Reply
 from hsokv_ray.memory.shared.reader import Reader
-from hsokv_ray.memory.shared.service import NOTHING, Caller
+from hsokv_ray.memory.shared.service import Caller
 from hsokv_ray.memory.stores.facets import Predicate
 from hsokv_ray.memory.stores.lsm.view import Version, View
 from hsokv_ray.memory.stores.types import Hit, Page, Record

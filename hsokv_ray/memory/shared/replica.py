@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from hsokv_ray.memory.shared.links import Link, read_config
-from hsokv_ray.memory.shared.messages import PackedHits, ReaderState, Reply, SegmentNews, Update
+from hsokv_ray.memory.shared.messages import NOTHING, PackedHits, ReaderState, Reply, SegmentNews, Update
 from hsokv_ray.memory.shared.reader import Reader
-from hsokv_ray.memory.shared.service import NOTHING, Caller
+from hsokv_ray.memory.shared.service import Caller
 from hsokv_ray.memory.shared.updates import Replica
 from hsokv_ray.memory.stores.facets import Predicate
 from hsokv_ray.memory.stores.lsm.segment import Segment

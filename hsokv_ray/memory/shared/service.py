@@ -3,7 +3,7 @@
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,14 @@ import numpy as np
 
 from hsokv_ray.errors import Overloaded, StoreError
 from hsokv_ray.memory.shared.config import MemoryConfig, read_folder
-from hsokv_ray.memory.shared.messages import PackedHits, ReaderState, Reply, Update
+from hsokv_ray.memory.shared.messages import NOTHING, PackedHits, ReaderState, Reply, Update
 from hsokv_ray.memory.shared.tenants import Tenants
 from hsokv_ray.memory.shared.updates import update_for
 from hsokv_ray.memory.stores.facets import Predicate
 from hsokv_ray.memory.stores.lsm.segment import Segment
-from hsokv_ray.memory.stores.lsm.snapshot import write_snapshot
 from hsokv_ray.memory.stores.lsm.store import FaissStore
 from hsokv_ray.memory.stores.lsm.view import Version, View
 from hsokv_ray.memory.stores.types import Page, Record, Rows
-
-NOTHING = Version(0, 0)
-"""The version of a collection that nothing was written to yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +131,7 @@ class ShardService:
             if not folder.is_dir():
                 return False
             shutil.rmtree(folder)
-            if not any(folder.parent.iterdir()):
+            with suppress(OSError):  # another shard's part is still there, or that shard was faster
                 folder.parent.rmdir()
             return True
 
@@ -147,7 +143,7 @@ class ShardService:
     def snapshot(self, caller: Caller, uri: str) -> str | None:
         """Write a snapshot of the collection's part to `uri`; None where there is none."""
         store = self._store(caller)
-        return write_snapshot(store, f"{uri.rstrip('/')}/shard-{self.shard:04d}") if store else None
+        return store.snapshot(f"{uri.rstrip('/')}/shard-{self.shard:04d}") if store else None
 
     def status(self) -> dict[str, Any]:
         """Return what this shard holds, summed over the collections that are open, and its queue."""
@@ -161,7 +157,7 @@ class ShardService:
             "log_bytes": sum(each.details.get("log_bytes", 0) for each in stats),
             "queue_bytes": self._queue.num_bytes,
             "refused": self._queue.refused,
-            "problems": [problem for each in stats if (problem := each.details.get("problem"))],
+            "problems": [problem for each in stats if (problem := each.details.get("failure"))],
         }
 
     def close(self) -> None:

@@ -8,7 +8,14 @@ with open_store("faiss:memory/notes") as store:
 """
 
 from hsokv_ray.memory.stores.base import VectorStore
-from hsokv_ray.memory.stores.config import FaissConfig, LanceConfig, QdrantConfig, StoreConfig, parse_store_uri
+from hsokv_ray.memory.stores.config import (
+    FaissConfig,
+    LanceConfig,
+    QdrantConfig,
+    SharedConfig,
+    StoreConfig,
+    parse_store_uri,
+)
 from hsokv_ray.memory.stores.filters import Filter, field, matches, parse_filter
 from hsokv_ray.memory.stores.opening import open_store
 from hsokv_ray.memory.stores.types import Hit, Metric, Page, Record, StoreStats
@@ -22,6 +29,7 @@ __all__ = [
     "Page",
     "QdrantConfig",
     "Record",
+    "SharedConfig",
     "StoreConfig",
     "StoreStats",
     "VectorStore",

@@ -4,6 +4,7 @@ faiss:memory/notes?index=hnsw                    a folder on this machine
 qdrant:memory/notes                              a folder, Qdrant's engine in this process
 qdrant:http://127.0.0.1:6333?collection=notes    a Qdrant server
 lancedb:s3://bucket/notes?table=notes            LanceDB, on anything it can write to
+shared:notes/papers?consistency=strong           collection `papers` of the memory `notes` of this cluster
 """
 
 from typing import Any, Literal
@@ -75,7 +76,24 @@ class LanceConfig(StoreConfig):
     """Rows from which an index is built; below, search is exact."""
 
 
-_SCHEMES: dict[str, type[StoreConfig]] = {"faiss": FaissConfig, "qdrant": QdrantConfig, "lancedb": LanceConfig}
+class SharedConfig(StoreConfig):
+    """A memory that this cluster shares; its metric and dimension are its own."""
+
+    memory: str
+    """Its name, as given to `hsokv memory start`."""
+    collection: str = "main"
+    """The collection; made by its first write."""
+    consistency: str = "session"
+    """What a read contains: strong, session, bounded(50ms) or eventual."""
+
+
+_SCHEMES: dict[str, type[StoreConfig]] = {
+    "faiss": FaissConfig,
+    "qdrant": QdrantConfig,
+    "lancedb": LanceConfig,
+    "shared": SharedConfig,
+}
+_PLACES = ("path", "url", "uri", "memory")
 
 
 def parse_store_uri(uri: str) -> StoreConfig:
@@ -83,23 +101,28 @@ def parse_store_uri(uri: str) -> StoreConfig:
     scheme, colon, rest = uri.partition(":")
     cls = _SCHEMES.get(scheme)
     if not colon or cls is None:
-        raise ConfigError(f"store {uri!r}: it begins with faiss:, qdrant: or lancedb:, such as faiss:memory/notes")
+        raise ConfigError(
+            f"store {uri!r}: it begins with faiss:, qdrant:, lancedb: or shared:, such as faiss:memory/notes"
+        )
     place, _, query = rest.partition("?")
     if not place:
         raise ConfigError(f"store {uri!r}: no place after {scheme}:, such as {scheme}:memory/notes")
     options: dict[str, Any] = {}
     for key, value in parse_qsl(query, keep_blank_values=True):
-        if key not in cls.model_fields or key in ("path", "url", "uri"):
-            known = ", ".join(name for name in cls.model_fields if name not in ("path", "url", "uri"))
+        if key not in cls.model_fields or key in _PLACES:
+            known = ", ".join(name for name in cls.model_fields if name not in _PLACES)
             raise ConfigError(f"store {uri!r}: unknown option {key!r}; {scheme} has {known}")
         options[key] = value
     try:
-        return cls(**{_place_field(scheme, place): place}, **options)
+        return cls(**_place(scheme, place), **options)
     except ConfigError as error:
         raise ConfigError(f"store {uri!r}: {error}") from None
 
 
-def _place_field(scheme: str, place: str) -> str:
+def _place(scheme: str, place: str) -> dict[str, str]:
     if scheme == "lancedb":
-        return "uri"
-    return "url" if place.startswith(("http://", "https://")) else "path"
+        return {"uri": place}
+    if scheme == "shared":
+        memory, slash, collection = place.partition("/")
+        return {"memory": memory, "collection": collection} if slash else {"memory": memory}
+    return {"url" if place.startswith(("http://", "https://")) else "path": place}

@@ -1,0 +1,1 @@
+"""LanceDB behind VectorStore."""

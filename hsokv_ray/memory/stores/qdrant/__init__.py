@@ -1,0 +1,1 @@
+"""Qdrant behind VectorStore: its engine in this process, or a server."""

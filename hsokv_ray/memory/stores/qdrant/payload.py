@@ -1,0 +1,113 @@
+"""What a point holds beside its vector, so that ids, metadata and filters come back exactly.
+
+    make_point("a", vector, b'{"lang":"en","year":1925}') has
+    id       uuid5 of "a"
+    payload  {"_id": "a", "_json": '{"lang":"en","year":1925}', "terms": ["?lang", ..],
+              "high_9f..": 3231.., "low_9f..": 0}
+
+A number is stored as two whole numbers of 32 bits whose order is that of the doubles: Qdrant's JSON reader is a last
+digit off for some doubles (30 % of random ones), which would make ranges wrong, and is exact for whole numbers.
+"""
+
+import hashlib
+import json
+import struct
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hsokv_ray.errors import StoreError
+from hsokv_ray.memory.stores.facets import facets
+from hsokv_ray.memory.stores.types import Hit, Record, Rows
+
+NAMESPACE = uuid.UUID("6f1c2a52-7d0c-5a4e-9a44-8e0f2b3c9d17")
+"""Fixed for ever: point ids are derived from it."""
+TERMS = "terms"
+RETURNED = ["_id", "_json"]
+"""The fields that reads ask for."""
+_JSON_BYTES_PER_NUMBER = 22
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One row as Qdrant takes it."""
+
+    id: uuid.UUID
+    vector: list[float]
+    payload: dict[str, Any]
+
+    @property
+    def num_bytes(self) -> int:
+        """About what it takes as JSON."""
+        return len(self.payload["_json"]) + len(self.vector) * _JSON_BYTES_PER_NUMBER
+
+
+def point_id(id: str) -> uuid.UUID:
+    """Return the point id of a record's id."""
+    return uuid.uuid5(NAMESPACE, id)
+
+
+def make_points(rows: Rows) -> list[Point]:
+    """Return the points of a batch."""
+    return [make_point(*row) for row in zip(rows.ids, rows.vectors, rows.metadata, strict=True)]
+
+
+def make_point(id: str, vector: np.ndarray, metadata: bytes) -> Point:
+    """Return the point of one row: float32 [d] and the JSON text of its metadata."""
+    found = facets(json.loads(metadata))
+    payload: dict[str, Any] = {"_id": id, "_json": metadata.decode(), TERMS: found.terms}
+    for key, number in found.numbers.items():
+        (high, low), (high_value, low_value) = number_fields(key), split_number(number)
+        payload |= {high: high_value, low: low_value}
+    return Point(point_id(id), vector.tolist(), payload)
+
+
+def in_chunks(points: Sequence[Point], max_points: int, max_bytes: int) -> Iterator[list[Point]]:
+    """Yield `points` in order, so many or so many bytes of JSON at a time, at least one."""
+    chunk: list[Point] = []
+    num_bytes = 0
+    for point in points:
+        if chunk and (len(chunk) == max_points or num_bytes + point.num_bytes > max_bytes):
+            yield chunk
+            chunk, num_bytes = [], 0
+        chunk.append(point)
+        num_bytes += point.num_bytes
+    if chunk:
+        yield chunk
+
+
+def number_fields(key: str) -> tuple[str, str]:
+    """Return the two payload fields of a number key; a digest, because Qdrant reads paths in field names."""
+    digest = hashlib.blake2b(key.encode(), digest_size=12).hexdigest()
+    return f"high_{digest}", f"low_{digest}"
+
+
+def split_number(number: float) -> tuple[int, int]:
+    """Return two whole numbers in [0, 2^32) that compare, high before low, as the finite doubles do."""
+    [bits] = struct.unpack("<Q", struct.pack("<d", number + 0.0))  # + 0.0: -0.0 equals 0.0
+    bits = bits ^ 0xFFFF_FFFF_FFFF_FFFF if bits >> 63 else bits | 1 << 63
+    return bits >> 32, bits & 0xFFFF_FFFF
+
+
+def read_record(payload: Mapping[str, Any] | None, vector: Any) -> Record:
+    """Return the record of a point. Raises `StoreError` for a point that was not written here."""
+    id, text = _ours(payload)
+    return Record(id, np.asarray(vector, dtype=np.float32), json.loads(text))
+
+
+def read_hit(payload: Mapping[str, Any] | None, score: float) -> Hit:
+    """Return the hit of a point. Raises `StoreError` for a point that was not written here."""
+    id, text = _ours(payload)
+    return Hit(id, score, text)
+
+
+def _ours(payload: Mapping[str, Any] | None) -> tuple[str, str]:
+    try:
+        return payload["_id"], payload["_json"]  # type: ignore[index]
+    except (KeyError, TypeError):
+        raise StoreError(
+            "qdrant: the collection holds points that were not written by hsokv_ray (no _id and _json); use another one"
+        ) from None
