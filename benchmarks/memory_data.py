@@ -40,6 +40,12 @@ def sentences(num_queries: int, *, seed: int) -> tuple[np.ndarray, np.ndarray] |
     return vectors[order[num_queries:]], vectors[order[:num_queries]]
 
 
+def recall(found: list[list[int]], nearest: np.ndarray) -> float:
+    """Return the share of the nearest positions [m, k] that were found, row by row."""
+    hits = [len(set(a) & set(b)) for a, b in zip(found, nearest.tolist(), strict=True)]
+    return sum(hits) / nearest.size
+
+
 def exact_neighbours(rows: np.ndarray, queries: np.ndarray, top_k: int) -> np.ndarray:
     """Return the positions [m, k] of the nearest rows by inner product, by brute force."""
     best = []

@@ -25,6 +25,7 @@ from harness import Target, interleave, write_result
 from memory_data import clustered
 
 from hsokv_ray.memory.shared import MemoryClient, MemoryConfig, connect, start_memory, stop_memory
+from hsokv_ray.memory.stores.lsm.indexes import OpenIndex
 from hsokv_ray.memory.stores.lsm.segment import Segment
 from hsokv_ray.memory.stores.lsm.view import View
 
@@ -97,7 +98,7 @@ def raw_search(view: View) -> Callable[[np.ndarray], Any]:
     [(segment, _)] = view.parts
     assert isinstance(segment, Segment)
     index = faiss.read_index(str(segment.folder / "index.faiss"))
-    parameters = segment.search_parameters(10)
+    parameters = OpenIndex.from_file(segment.folder / "index.faiss")._default_parameters(10)
     return lambda queries: index.search(queries, 10, params=parameters)
 
 
@@ -218,12 +219,10 @@ def memory_of_readers(queries: np.ndarray, num_rows: int) -> dict[str, Any]:
         processes = [context.Process(target=_reader_process, args=(end, address, queries)) for _, end in pipes]
         for process in processes:
             process.start()
-        before = [pipe.recv() for pipe, _ in pipes]
+        before = _pss_when_ready(pipes, processes)
         for pipe, _ in pipes:
-            pipe.send("attach")
-        for pipe, _ in pipes:
-            pipe.recv()
-        after = [psutil.Process(process.pid).memory_full_info().pss for process in processes]
+            pipe.send("search")
+        after = _pss_when_ready(pipes, processes)
         for pipe, _ in pipes:
             pipe.send("end")
         for process in processes:
@@ -239,18 +238,23 @@ def memory_of_readers(queries: np.ndarray, num_rows: int) -> dict[str, Any]:
     }
 
 
+def _pss_when_ready(pipes: list[Any], processes: list[Any]) -> int:
+    """Wait until every process says that it is ready, then add up their proportional set sizes."""
+    for pipe, _ in pipes:
+        pipe.recv()
+    return sum(psutil.Process(process.pid).memory_full_info().pss for process in processes)
+
+
 def _reader_process(pipe: Connection, address: str, queries: np.ndarray) -> None:
     ray.init(address=address, namespace="hsokv", logging_level="ERROR", log_to_driver=False)
     faiss.omp_set_num_threads(1)
     np.ones((256, DIM)) @ np.ones((DIM, 256))
-    info = psutil.Process().memory_full_info
     with connect(NAME, reads="local") as client:
-        client.count()
-        pipe.send(info().pss)
+        pipe.send("ready")
         pipe.recv()
         for start in range(0, len(queries), 32):
             client.query(queries[start : start + 32])
-        pipe.send("attached")
+        pipe.send("ready")
         pipe.recv()
 
 

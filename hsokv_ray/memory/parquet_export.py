@@ -108,7 +108,9 @@ def _write(store: VectorStore, file: Any, meter: Meter, batch_size: int) -> int:
     dim, rows, encoders, cursor = store.dim, 0, set(), None
     vector = pyarrow.list_(pyarrow.float32(), dim or 1)
     schema = pyarrow.schema([("id", pyarrow.string()), ("vector", vector), ("metadata", pyarrow.string())])
-    with pyarrow.parquet.ParquetWriter(file, schema, compression="zstd") as writer:
+    # Numbers of vectors hardly repeat: a dictionary of them, or packing them, costs time and saves next to nothing.
+    options: dict[str, Any] = {"use_dictionary": False, "compression": {"id": "zstd", "metadata": "zstd"}}
+    with pyarrow.parquet.ParquetWriter(file, schema, **options) as writer:
         while True:
             page = store.scroll(page_size=batch_size, cursor=cursor)
             if page.records:

@@ -233,12 +233,14 @@ def _mappings(batch: Any) -> Iterator[dict[str, Any]]:
 
 def _vectors(column: Any) -> list[Any]:
     """Return the rows of a list column as arrays, without a Python object per number."""
+    import pyarrow.compute
     import pyarrow.types as kinds
 
     if not (kinds.is_list(column.type) or kinds.is_large_list(column.type) or kinds.is_fixed_size_list(column.type)):
         return column.to_pylist()
     there = column.is_valid().to_numpy(zero_copy_only=False)
-    lengths = np.array([len(each) if each.is_valid else 0 for each in column], np.int64)
+    counts = pyarrow.compute.call_function("list_value_length", [column])
+    lengths = counts.fill_null(0).to_numpy(zero_copy_only=False)
     flat = column.flatten().to_numpy(zero_copy_only=False)
     parts = np.split(flat, np.cumsum(lengths)[:-1])
     return [part if is_there else None for part, is_there in zip(parts, there, strict=True)]

@@ -1,5 +1,6 @@
 """MemoryConsolidator over a real store, and over one that fails at chosen calls."""
 
+import gzip
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -305,3 +306,22 @@ def test_two_that_only_resemble_a_third_do_not_share_a_group_with_each_other_as_
     chain = np.array([[np.cos(a), np.sin(a)] for a in np.deg2rad([0, 20, 40, 60])])
     groups = group_near_duplicates(["a", "b", "c", "d"], chain, 0.9)
     assert [(group.medoid, group.members) for group in groups] == [("b", ("a", "b", "c")), ("d", ("d",))]
+
+
+@pytest.mark.real_data
+def test_two_thousand_real_sentences_move_and_every_text_is_found_afterwards(
+    real_data: Path, store: VectorStore
+) -> None:
+    with gzip.open(real_data / "sentence_vectors" / "sentences.txt.gz", "rt", encoding="utf-8") as file:
+        sentences = [line.rstrip("\n") for line in itertools.islice(file, 2000)]
+    with np.load(real_data / "sentence_vectors" / "minilm_sentences.npz") as arrays:
+        vectors = arrays["vectors"][:2000].astype(np.float32)
+    episodic = EpisodicMemory(2000)
+    for sentence, vector in zip(sentences, vectors, strict=True):
+        episodic.add(sentence, vector)
+    config = ConsolidationConfig(min_importance=0.0, similarity=0.9)
+    report = MemoryConsolidator(episodic, SemanticMemory(store), config).run()
+    assert (len(report.moved), report.kept, report.failed, len(episodic)) == (2000, [], {}, 0)
+    assert store.count() == len(report.groups) < 2000
+    assert texts_anywhere(episodic, store) == set(sentences)
+    assert MemoryConsolidator(episodic, SemanticMemory(store)).check_integrity() == []

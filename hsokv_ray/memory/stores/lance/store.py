@@ -29,7 +29,7 @@ try:
     from lancedb.index import BTree, IvfFlat, LabelList
     from lancedb.query import ColumnOrdering
 except ImportError as error:
-    raise ConfigError("lancedb needs a package of that name: pip install 'hsokv_ray[lancedb]'") from error
+    raise ConfigError('lancedb: the package is missing: pip install "hsokv_ray[lancedb]"') from error
 
 OPTIMIZE_AFTER = 64
 """Commits after which fragments are merged, indexes brought up to date and old versions removed."""

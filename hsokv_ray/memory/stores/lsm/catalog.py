@@ -128,7 +128,7 @@ def list_catalogs(folder: Path) -> list[str]:
     """Return the names of the catalogs of a store's `folder`, oldest first; none where it has no such folder."""
     try:
         found = [match for name in os.listdir(folder / FOLDER) if (match := _NAME.fullmatch(name))]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     return [match[0] for match in sorted(found, key=lambda match: (int(match[1]), int(match[2])))]
 

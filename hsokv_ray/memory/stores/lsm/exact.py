@@ -13,10 +13,13 @@ import faiss
 import numpy as np
 
 from hsokv_ray.memory.stores.lsm.allowed import Allowed, as_allowed
+from hsokv_ray.memory.stores.lsm.threads import compares_one_by_one
 from hsokv_ray.memory.stores.types import Metric
 
 _BATCH = 4
 """Queries from which one matrix product is worth gathering rows for."""
+_EVERY_ROW = faiss.IDSelectorAll()
+_FLOATS_AT_ONCE = 2**22
 _SPARE = 16
 """Rows fetched beyond top_k where some rows are not allowed."""
 
@@ -80,10 +83,29 @@ def _scan(
     pointer = faiss.swig_ptr
     sizes = (dim, num_queries, len(vectors), k)
     selector: tuple[Any, ...] = () if allowed is None else (allowed.selector,)
+    if not selector and compares_one_by_one(num_queries, dim):
+        selector = (_EVERY_ROW,)  # FAISS multiplies no matrices where there is a selector
     if metric == "l2" and selector:
         selector = (None, *selector)  # its squared lengths of the vectors, which it computes itself
     search(pointer(queries), pointer(vectors), *sizes, pointer(scores), pointer(positions), *selector)
+    if metric == "l2" and not selector and num_queries > 1 and not has_gaps(positions):
+        return _measured_again(queries, vectors, positions)
     return to_scores(scores, positions, metric), positions
+
+
+def _measured_again(queries: np.ndarray, vectors: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return l2 scores and positions, all at least 0, from differences.
+
+    A matrix product gives |q|^2 + |v|^2 - 2 q.v, which leaves few digits of a small distance between long vectors.
+    """
+    num_queries, k = positions.shape
+    scores = np.empty((num_queries, k), np.float32)
+    step = max(1, _FLOATS_AT_ONCE // (k * queries.shape[1]))
+    for start in range(0, num_queries, step):
+        differences = vectors[positions[start : start + step]] - queries[start : start + step, None]
+        scores[start : start + step] = -np.einsum("nkd,nkd->nk", differences, differences)
+    order = np.argsort(-scores, axis=1, kind="stable")
+    return np.take_along_axis(scores, order, 1), np.take_along_axis(positions, order, 1)
 
 
 def _gathered(

@@ -39,6 +39,8 @@ TRAINING_ROUNDS = 5
 """More rows per list or more rounds change recall by less than 0.003 and multiply the time."""
 IVF_ROWS = 128 * ROWS_PER_LIST
 """Rows from which IVF is built: with fewer than 128 lists a search would look at a third of the rows."""
+CODED_DIM = 64
+"""Below so many dimensions a few bits for each tell too little: RaBitQ and PQ become SQ8."""
 NPROBE_FACTOR = 3.25
 """Lists searched, as a multiple of sqrt(nlist). On real sentence vectors the lists that hold 96 % of the ten nearest
 are 2.5 sqrt(nlist), at 9,000 rows as at 37,000."""
@@ -59,7 +61,9 @@ def choose_kind(asked: FaissIndex, num_rows: int, dim: int) -> Kind:
         asked = "ivf_sq8" if num_rows >= AUTO_ROWS else "flat"
     if asked == "hnsw":
         return "hnsw" if num_rows >= HNSW_ROWS else "flat"
-    return "flat" if num_rows < IVF_ROWS else asked
+    if num_rows < IVF_ROWS:
+        return "flat"
+    return "ivf_sq8" if dim < CODED_DIM else asked
 
 
 def choose_nlist(num_rows: int) -> int:
@@ -128,8 +132,8 @@ def _sample(vectors: np.ndarray, size: int, seed: int) -> np.ndarray:
 
 
 def _num_subquantizers(dim: int) -> int:
-    """Return how many parts a vector is cut into: four dimensions each where that divides `dim`."""
-    return next(dim // size for size in (4, 3, 2, 5, 1) if dim % size == 0)
+    """Return how many parts a vector is cut into, of four dimensions or what divides `dim`."""
+    return next(dim // size for size in (4, 3, 2, 1) if dim % size == 0)
 
 
 def save_index(index: "faiss.Index", path: str | Path) -> None:

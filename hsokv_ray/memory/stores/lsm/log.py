@@ -253,14 +253,17 @@ def flush_logs(folder: Path) -> None:
 
 def is_no_room(error: OSError) -> bool:
     """Return whether `error` says that the disk, a quota or a limit is full."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return error.errno in full or any(os.strerror(each) in str(error) for each in full)  # FAISS passes on the text only
 
 
 def disk_error(what: str, error: OSError) -> StoreError:
     """Return the error a user meets where the disk refused."""
     if is_no_room(error):
-        return StoreError(f"no room for {what} ({error.strerror}); nothing was written: free some space and try again")
-    return StoreError(f"{what} cannot be written ({error}); nothing was written: check the disk and try again")
+        return StoreError(
+            f"no room for {what} ({error.strerror or error}); what was there before is safe: free some space"
+        )
+    return StoreError(f"{what} cannot be written ({error}); what was there before is safe: check the disk")
 
 
 def _limits(firsts: list[int]) -> list[int | None]:

@@ -228,8 +228,7 @@ class Maintenance:
                 num_rows += state.num_rows
         if not keys:
             return None
-        # writing them must keep up with their coming, so indexes that are slow to build are for merged segments
-        return _Work(keys, "flat" if num_rows <= SEAL_ROWS and self.config.seal_rows < AUTO_ROWS else None)
+        return _Work(keys, "flat")  # quick, as writers may wait for it; indexes are for the merging thread to build
 
     def _next_merge(self) -> _Work | None:
         with self.changed:

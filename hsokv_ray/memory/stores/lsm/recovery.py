@@ -60,7 +60,9 @@ def open_folder(config: FaissConfig, *, takeover: bool = False) -> Opened:
     folder = Path(config.path)
     check_folder(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if not folder.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            flush_folder(folder.parent)
         lock = lock_folder(folder, takeover=takeover)
     except OSError as error:
         raise disk_error(f"folder {folder}", error) from error
@@ -175,7 +177,7 @@ def _read_catalog(config: FaissConfig, folder: Path, catalog: Catalog, notes: li
     table = _new_table(config)
     table.dim = catalog.dim
     for entry in catalog.segments:
-        segment = Segment.open(folder / SEGMENTS / entry.name, verify=True)
+        segment = _open_segment(folder / SEGMENTS / entry.name)
         if (segment.num_rows, segment.dim) != (entry.num_rows, catalog.dim):
             raise StoreError(
                 f"{segment.folder}: {segment.num_rows} rows of {segment.dim} dimensions, where the catalog has "
@@ -186,6 +188,13 @@ def _read_catalog(config: FaissConfig, folder: Path, catalog: Catalog, notes: li
     table.seq = table.sealed_seq = catalog.replay_after
     _replay(config, folder, table, catalog.seq, notes)
     return table
+
+
+def _open_segment(folder: Path) -> Segment:
+    try:
+        return Segment.open(folder, verify=True)
+    except OSError as error:
+        raise StoreError(f"segment {folder} cannot be read ({error}); restore a snapshot") from None
 
 
 def _replay(config: FaissConfig, folder: Path, table: Table, catalog_seq: int, notes: list[str]) -> None:

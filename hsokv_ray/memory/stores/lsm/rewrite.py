@@ -33,29 +33,37 @@ class Merged:
 def merge(sources: Sequence[Source], dim: int) -> Merged:
     """Return the rows of `sources` that count."""
     kept = [_alive_positions(source) for source in sources]
-    ids = [name for source, positions in zip(sources, kept, strict=True) for name in _ids(source, positions)]
+    ids, metadata = _texts(sources, kept)
     order = _order(ids)
     place = np.empty(len(ids), np.int64)
     place[order] = np.arange(len(ids))
     vectors = np.empty((len(ids), dim), np.float32)
-    metadata: list[bytes] = [b""] * len(ids)
     moved, first = [], 0
     for source, positions in zip(sources, kept, strict=True):
         places = place[first : first + len(positions)]
-        _copy(source, positions, places, vectors, metadata)
+        _copy_vectors(source, positions, places, vectors)
         target = np.full(source.num_rows, -1, np.int64)
         target[positions] = places
         moved.append(target)
         first += len(positions)
-    return Merged(Rows([ids[i] for i in order.tolist()], vectors, metadata), moved)
+    in_order = order.tolist()
+    return Merged(Rows([ids[i] for i in in_order], vectors, [metadata[i] for i in in_order]), moved)
 
 
 def _alive_positions(source: Source) -> np.ndarray:
     return np.arange(source.num_rows) if source.alive is None else np.flatnonzero(source.alive)
 
 
-def _ids(source: Source, positions: np.ndarray) -> list[str]:
-    return source.part.ids(positions.tolist())
+def _texts(sources: Sequence[Source], kept: list[np.ndarray]) -> tuple[list[str], list[bytes]]:
+    """Return ids and metadata of the rows that count."""
+    ids: list[str] = []
+    metadata: list[bytes] = []
+    for source, positions in zip(sources, kept, strict=True):
+        for start in range(0, len(positions), _CHUNK):
+            chunk = positions[start : start + _CHUNK].tolist()
+            ids += source.part.ids(chunk)
+            metadata += source.part.metadata(chunk)
+    return ids, metadata
 
 
 def _order(ids: list[str]) -> np.ndarray:
@@ -63,11 +71,6 @@ def _order(ids: list[str]) -> np.ndarray:
     return pc.array_sort_indices(pa.array(ids, pa.large_string())).to_numpy().astype(np.int64)  # type: ignore
 
 
-def _copy(
-    source: Source, positions: np.ndarray, places: np.ndarray, vectors: np.ndarray, metadata: list[bytes]
-) -> None:
+def _copy_vectors(source: Source, positions: np.ndarray, places: np.ndarray, vectors: np.ndarray) -> None:
     for start in range(0, len(positions), _CHUNK):
-        chunk, target = positions[start : start + _CHUNK], places[start : start + _CHUNK]
-        vectors[target] = source.part.vectors(chunk)
-        for place, text in zip(target.tolist(), source.part.metadata(chunk.tolist()), strict=True):
-            metadata[place] = text
+        vectors[places[start : start + _CHUNK]] = source.part.vectors(positions[start : start + _CHUNK])

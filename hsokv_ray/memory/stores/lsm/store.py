@@ -164,7 +164,7 @@ class FaissStore(VectorStore):
             count=count,
             dim=self.dim,
             metric=self.metric,
-            index=self.config.index,
+            index=", ".join(sorted({each["kind"] for each in details["segments"]})) or "flat",
             disk_bytes=disk_bytes(Path(self.config.path)),
             details=details,
         )

@@ -12,6 +12,7 @@ some view shows is copied before it changes. Not for several threads at once: th
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 
@@ -209,11 +210,11 @@ class Table:
 
     def repoint(self, ids: Sequence[str]) -> None:
         """Let some ids of a rewritten segment point at it; when all have been given, `forget_moves`."""
-        places = self.ids
-        for name in ids:
-            place = places.get(name)
-            if place is not None and (moved := self._moved.get(place >> _SHIFT)) is not None:
-                places[name] = (moved.key << _SHIFT) | int(moved.positions[place & _POSITION])
+        places = np.array([-1 if place is None else place for place in map(self.ids.get, ids)], np.int64)
+        for key, moved in self._moved.items():
+            here = (places >> _SHIFT) == key
+            new = moved.positions[places[here] & _POSITION] | (moved.key << _SHIFT)
+            self.ids.update(zip(compress(ids, here.tolist()), new.tolist(), strict=True))
 
     def forget_moves(self) -> None:
         """No id points at a part that is gone any more."""

@@ -18,9 +18,9 @@ import time
 import faiss
 import numpy as np
 
-_thread = threading.local()
 _lock = threading.Lock()
-_thresholds: dict[int, int] = {}
+_matrices_from: dict[int, int] = {}
+"""The number of queries from which matrices win, by the size class of the vectors."""
 _NEVER = 2**31 - 1
 _FEW, _MANY = 4, 32
 """Queries that are timed."""
@@ -33,10 +33,7 @@ _ROWS_BYTES = 4 * 2**20
 
 def use_threads(n: int) -> None:
     """Let FAISS use `n` threads when this thread calls it; 0 means every CPU this process may use."""
-    wanted = n or num_cpus()
-    if getattr(_thread, "count", 0) != wanted:
-        faiss.omp_set_num_threads(wanted)
-        _thread.count = wanted
+    faiss.omp_set_num_threads(n or num_cpus())
 
 
 def num_cpus() -> int:
@@ -45,18 +42,25 @@ def num_cpus() -> int:
 
 
 def calibrate_exact_search(dim: int) -> None:
-    """Time both ways of exact search on vectors of about `dim` and have FAISS take the faster one per batch size.
+    """Time both ways of exact search on vectors of about `dim`, once; FAISS then takes matrices for batches.
 
-    Sets faiss.cvar.distance_compute_blas_threshold, which is one number for the whole process: with vectors of several
-    sizes it is the lowest of theirs.
+    Sets faiss.cvar.distance_compute_blas_threshold, one number for the whole process, as low as any size of vectors
+    wants it; `compares_one_by_one` says when a search should not follow it.
     """
     size = _size_class(dim)
-    if size in _thresholds:
+    if size in _matrices_from:
         return
     with _lock:
-        if size not in _thresholds:
-            _thresholds[size] = _measure(size)
-            faiss.cvar.distance_compute_blas_threshold = min(_thresholds.values())
+        if size not in _matrices_from:
+            _matrices_from[size] = _measure(size)
+            lowest = min(num_queries * (size // 2 + 1) for size, num_queries in _matrices_from.items())
+            faiss.cvar.distance_compute_blas_threshold = lowest
+
+
+def compares_one_by_one(num_queries: int, dim: int) -> bool:
+    """Return whether so few queries are faster without a matrix product though FAISS's threshold would take one."""
+    few = num_queries < _matrices_from.get(_size_class(dim), _FEW)
+    return few and num_queries * dim >= faiss.cvar.distance_compute_blas_threshold
 
 
 def _size_class(dim: int) -> int:
@@ -64,7 +68,7 @@ def _size_class(dim: int) -> int:
 
 
 def _measure(dim: int) -> int:
-    """Return the num_queries * dim from which multiplying matrices is faster."""
+    """Return the number of queries from which multiplying matrices is faster."""
     num_rows = min(_MOST_ROWS, max(256, _ROWS_BYTES // (4 * dim)))
     vectors = np.random.default_rng(0).standard_normal((num_rows, dim), np.float32)
     before, threads = faiss.cvar.distance_compute_blas_threshold, faiss.omp_get_max_threads()
@@ -74,7 +78,7 @@ def _measure(dim: int) -> int:
     finally:
         faiss.cvar.distance_compute_blas_threshold = before
         faiss.omp_set_num_threads(threads)
-    return _crossing(few, many) * dim
+    return _crossing(few, many)
 
 
 def _crossing(few_s: list[float], many_s: list[float]) -> int:

@@ -35,9 +35,7 @@ from hsokv_ray.memory.stores.types import Metric
 try:
     import qdrant_edge as q
 except ImportError as error:
-    raise ConfigError(
-        "qdrant in a folder needs the package qdrant-edge-py: pip install 'hsokv_ray[qdrant-edge]'"
-    ) from error
+    raise ConfigError('qdrant in a folder needs qdrant-edge-py: pip install "hsokv_ray[qdrant-edge]"') from error
 
 FORMAT = 1
 OPTIMIZE_AFTER = 10_000

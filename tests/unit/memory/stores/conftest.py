@@ -2,8 +2,12 @@
 
 import dataclasses
 import os
+import subprocess
+import sys
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import strategies as st
+from qdrant_client import QdrantClient
 
 from hsokv_ray import env
 from hsokv_ray.memory.stores import (
@@ -27,7 +32,10 @@ from hsokv_ray.memory.stores import (
 )
 from hsokv_ray.memory.stores.filters import And, Filter, Or
 
-DRIVERS = ("faiss", "faiss-flat", "qdrant-edge", "lancedb", "qdrant-server")
+DRIVERS = ("faiss", "faiss-flat", "qdrant-edge", "lancedb", "qdrant-bridge", "qdrant-server")
+"""qdrant-bridge: the client of Qdrant servers, over HTTP to Qdrant's engine (tests/helpers/qdrant_bridge.py)."""
+BRIDGE = Path(__file__).parents[3] / "helpers" / "qdrant_bridge.py"
+BRIDGE_KEY_ENV = "HSOKV_TEST_BRIDGE_KEY"
 TOLERANCE = 1e-5
 """Tolerance of a score, relative to the lengths that went into it."""
 
@@ -120,16 +128,13 @@ def driver_name(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def new_driver(driver_name: str) -> Iterator[Callable[[Path], Driver]]:
     """Return a function that makes the driver's store in a folder; collections on a server are deleted after."""
-    collections: list[str] = []
-
-    def make(folder: Path) -> Driver:
-        if driver_name == "qdrant-server":
-            collections.append(f"hsokv-test-{uuid.uuid4().hex}")
-        return Driver(driver_name, _configuration(driver_name, folder, collections))
-
-    yield make
-    if collections:
-        _delete_collections(collections)
+    if driver_name == "qdrant-server":
+        yield from _on_server(driver_name, os.environ[env.QDRANT_URL], env.QDRANT_API_KEY)
+    elif driver_name == "qdrant-bridge":
+        with _running_bridge() as port:
+            yield from _on_server(driver_name, f"http://127.0.0.1:{port}", BRIDGE_KEY_ENV)
+    else:
+        yield lambda folder: Driver(driver_name, _configuration(driver_name, folder))
 
 
 @pytest.fixture
@@ -144,7 +149,7 @@ def store(driver: Driver) -> Iterator[VectorStore]:
         yield store
 
 
-def _configuration(name: str, folder: Path, collections: list[str]) -> Callable[..., StoreConfig]:
+def _configuration(name: str, folder: Path) -> Callable[..., StoreConfig]:
     match name:
         case "faiss":
             return lambda **options: FaissConfig(path=str(folder / "faiss"), seal_rows=16, **options)
@@ -154,16 +159,42 @@ def _configuration(name: str, folder: Path, collections: list[str]) -> Callable[
             return lambda **options: QdrantConfig(path=str(folder / "qdrant"), **options)
         case "lancedb":
             return lambda **options: LanceConfig(uri=str(folder / "lance"), **options)
-    url, collection = os.environ[env.QDRANT_URL], collections[-1]
-    return lambda **options: QdrantConfig(url=url, collection=collection, **options)
+    raise AssertionError(name)
 
 
-def _delete_collections(names: list[str]) -> None:
-    from qdrant_client import QdrantClient
+@contextmanager
+def _running_bridge() -> Iterator[int]:
+    """The bridge in a process of its own, which ends with its input."""
+    process = subprocess.Popen([sys.executable, str(BRIDGE)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    os.environ[BRIDGE_KEY_ENV] = "bridge-key"
+    try:
+        yield int(process.stdout.readline())
+    finally:
+        del os.environ[BRIDGE_KEY_ENV]
+        process.stdin.close()
+        process.wait(timeout=30)
+        process.stdout.close()
 
-    client = QdrantClient(url=os.environ[env.QDRANT_URL], api_key=os.environ.get(env.QDRANT_API_KEY))
-    for name in names:
-        client.delete_collection(name)
+
+def _on_server(name: str, url: str, key_env: str) -> Iterator[Callable[[Path], Driver]]:
+    collections: list[str] = []
+
+    def make(_: Path) -> Driver:
+        collection = f"hsokv-test-{uuid.uuid4().hex}"
+        collections.append(collection)
+        return Driver(
+            name, lambda **options: QdrantConfig(url=url, collection=collection, api_key_env=key_env, **options)
+        )
+
+    yield make
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the key over http, which goes to this machine
+        client = QdrantClient(url=url, api_key=os.environ.get(key_env), check_compatibility=False)
+    for collection in collections:
+        if client.collection_exists(collection):
+            client.delete_collection(collection)
     client.close()
 
 
