@@ -13,8 +13,8 @@ from hsokv_ray.errors import ConfigError, HsokvError
 
 COMMANDS = {
     "doctor": ("hsokv_ray.doctor", "check this machine and say what to do"),
-    "memory": ("hsokv_ray.memory.command", "write, search, copy and look after a vector memory"),
     "generate": ("hsokv_ray.inference.command", "generate text from a checkpoint"),
+    "memory": ("hsokv_ray.memory.command", "write, search, copy and look after a vector memory"),
 }
 """Name -> module with a `main(argv) -> int`, and one line of help."""
 

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import pydantic
 import tyro
 import yaml
+from pydantic.fields import FieldInfo
 
 from hsokv_ray.errors import ConfigError
 
@@ -100,10 +101,17 @@ def sections(cls: type[Config]) -> dict[str, type[Config]]:
 def flags(cls: type[Config]) -> list[str]:
     """Return every flag of `cls` as typed on the command line, sections flattened."""
     names = []
-    for name in cls.model_fields:
+    for name, field in cls.model_fields.items():
         inner = sections(cls).get(name)
-        names.extend(flags(inner) if inner else ["--" + name.replace("_", "-")])
+        names.extend(flags(inner) if inner else [flag(name, field)])
     return names
+
+
+def flag(name: str, field: FieldInfo) -> str:
+    """Return the flag of a field; for a positional one, its place holder: `--top-k`, `URI`."""
+    if tyro.conf.Positional in field.metadata:
+        return next((mark.metavar for mark in field.metadata if getattr(mark, "metavar", None)), name.upper())
+    return "--" + name.replace("_", "-")
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

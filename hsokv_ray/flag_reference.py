@@ -3,10 +3,25 @@
 from collections.abc import Iterator
 from typing import Any
 
-from hsokv_ray.config import Config, sections
+from hsokv_ray.config import Config, flag, sections
 from hsokv_ray.data.jobs_config import PretokenizeConfig, SplitDatasetConfig
 from hsokv_ray.doctor import DoctorConfig
 from hsokv_ray.inference.config import GenerateConfig
+from hsokv_ray.memory.command_config import (
+    CountConfig,
+    ExportConfig,
+    ImportConfig,
+    MigrateConfig,
+    QueryConfig,
+    UpsertConfig,
+)
+from hsokv_ray.memory.shared.command_config import (
+    RestartConfig,
+    StartConfig,
+    StatusConfig,
+    StopConfig,
+    TenantConfig,
+)
 from hsokv_ray.training.config import TrainHMSTConfig
 
 COMMANDS: dict[str, type[Config]] = {
@@ -15,6 +30,17 @@ COMMANDS: dict[str, type[Config]] = {
     "jobs/split_dataset.py": SplitDatasetConfig,
     "hsokv generate": GenerateConfig,
     "hsokv doctor": DoctorConfig,
+    "hsokv memory upsert": UpsertConfig,
+    "hsokv memory query": QueryConfig,
+    "hsokv memory count": CountConfig,
+    "hsokv memory export": ExportConfig,
+    "hsokv memory import": ImportConfig,
+    "hsokv memory migrate": MigrateConfig,
+    "hsokv memory start": StartConfig,
+    "hsokv memory status": StatusConfig,
+    "hsokv memory stop": StopConfig,
+    "hsokv memory restart": RestartConfig,
+    "hsokv memory tenant": TenantConfig,
 }
 
 HEAD = """# Flags
@@ -45,7 +71,7 @@ def _tables(cls: type[Config], *, heading: str) -> Iterator[str]:
 
 def _row(name: str, field: Any) -> str:
     default = "required" if field.is_required() else f"`{field.default}`"
-    return f"| `--{name.replace('_', '-')}` | {default} | {_text(field.description).replace('|', chr(92) + '|')} |"
+    return f"| `{flag(name, field)}` | {default} | {_text(field.description).replace('|', chr(92) + '|')} |"
 
 
 def _text(docstring: str | None) -> str:

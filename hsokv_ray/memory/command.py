@@ -1,4 +1,4 @@
-"""`hsokv memory`: upsert, query, count, export, import, migrate.
+"""`hsokv memory`: upsert, query, count, export, import, migrate; and, for shared memories, start, status, stop, ...
 
 A sub-command is an entry of `COMMANDS`; its function takes the words after its name and returns the exit status.
 """
@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,6 +151,13 @@ def migrate(argv: Sequence[str]) -> int:
     return 0
 
 
+def _shared(name: str) -> Callable[[Sequence[str]], int]:
+    def work(argv: Sequence[str]) -> int:
+        return getattr(import_module("hsokv_ray.memory.shared.command"), name)(argv)
+
+    return work
+
+
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "upsert": (upsert, "write rows of a jsonl, parquet or npz file"),
     "query": (query, "print the nearest records"),
@@ -157,6 +165,11 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "export": (export, "write everything to a Parquet file"),
     "import": (import_, "read such a file into a memory"),
     "migrate": (migrate, "copy a memory to another engine or place"),
+    "start": (_shared("start"), "start a memory that this cluster shares"),
+    "status": (_shared("status"), "print what its actors hold"),
+    "stop": (_shared("stop"), "end its actors; its files stay"),
+    "restart": (_shared("restart"), "start its actors anew, with the code installed now"),
+    "tenant": (_shared("tenant"), "make a tenant's key, or remove it"),
 }
 """Name -> function of the words after it, and one line of help."""
 

@@ -218,8 +218,7 @@ class KeyValueMemory(nn.Module):
             assert entry is not None
             del self._slots[entry.id]
             self.entries[slot] = None
-        self._set_keys(slots, torch.zeros(len(slots), self.config.key_dim))
-        self.values[slots] = 0
+        self._set(slots, torch.zeros(len(slots), self.config.key_dim), torch.zeros(len(slots), self.config.value_dim))
         self.lifecycle.clear(np.array(slots, np.int64))
         self._refresh(np.array(slots, np.int64))
         return len(slots)
@@ -256,7 +255,7 @@ class KeyValueMemory(nn.Module):
         self.encoder_id = encoder_id
         if todo:
             slots = [slot for slot, _ in todo]
-            self._set_keys(slots, torch.cat(parts))
+            self._set(slots, torch.cat(parts), self.values[slots])
             for slot, entry in todo:
                 self.entries[slot] = Entry(entry.id, entry.metadata, entry.input, encoder_id)
         self._refresh(np.arange(self.config.capacity))
@@ -303,8 +302,7 @@ class KeyValueMemory(nn.Module):
         self.lifecycle.touch(np.array(slots, np.int64))
         for slot, entry in zip(slots, rows, strict=True):
             self.entries[slot], self._slots[entry.id] = entry, slot
-        self._set_keys(slots, keys)
-        self.values[slots] = values.to(self.values)
+        self._set(slots, keys, values)
         self._refresh(np.array(slots, np.int64))
         return Written([entry.id for entry in rows], slots, len(known), evicted, protected)
 
@@ -328,12 +326,14 @@ class KeyValueMemory(nn.Module):
         self.lifecycle.retrieve(slots)
         self._refresh(np.unique(slots))
 
-    def _set_keys(self, slots: list[int], keys: Tensor) -> None:
+    @torch.inference_mode(False)  # tensors made in inference mode could never be read with gradients
+    def _set(self, slots: list[int], keys: Tensor, values: Tensor) -> None:
         # Out of place, here and below: a graph that backward() has still to walk may hold the old tensor.
-        self.keys = self.keys.index_copy(
-            0, torch.tensor(slots, device=self.keys.device, dtype=torch.long), keys.to(self.keys)
-        )
+        at = torch.tensor(slots, device=self.keys.device, dtype=torch.long)
+        self.keys = self.keys.index_copy(0, at, keys.to(self.keys))
+        self.values = self.values.index_copy(0, at, values.to(self.values))
 
+    @torch.inference_mode(False)
     def _refresh(self, slots: np.ndarray) -> None:
         """Bring what `read` uses of the standing of `slots` up to date."""
         used = self._used()[slots]

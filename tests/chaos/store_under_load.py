@@ -16,6 +16,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from hsokv_ray.memory.stores.config import FaissConfig
+from hsokv_ray.memory.stores.lsm import maintenance
 from hsokv_ray.memory.stores.lsm.store import FaissStore
 
 DIM = 8
@@ -63,6 +64,7 @@ def write_for_ever(store: FaissStore, thread: int, seed: int) -> None:
 
 def main() -> None:
     """Open the store and load it."""
+    maintenance.QUIET_S = 0.0
     folder, seed, num_threads = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     store = FaissStore(config(folder))
     say("ready")

@@ -2,6 +2,7 @@
 
 import importlib.util
 import random
+import subprocess
 import sys
 from pathlib import Path
 
@@ -20,3 +21,10 @@ def test_nothing_acknowledged_is_lost_in_200_kills(tmp_path) -> None:
     print(f"seed {seed}")
     oracle = store_kill.kill_rounds(tmp_path / "store", 200, seed, most_lines=600)
     assert oracle.num_done > 200
+
+
+def test_nothing_acknowledged_is_lost_by_death_at_any_file_operation(tmp_path) -> None:
+    script = Path(__file__).with_name("store_dies_everywhere.py")
+    done = subprocess.run([sys.executable, script, tmp_path, "1"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 100

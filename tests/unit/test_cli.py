@@ -66,7 +66,7 @@ def test_a_bug_of_ours_is_not_hidden() -> None:
 
 def test_an_unknown_command_lists_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["genrate"]) == 2
-    assert "'genrate'; its commands: doctor, generate" in capsys.readouterr().err
+    assert "'genrate'; its commands: doctor, generate, memory" in capsys.readouterr().err
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:

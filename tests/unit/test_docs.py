@@ -51,12 +51,15 @@ def parsed_by(words: list[str]) -> type[Config] | None:
         return COMMANDS[words[0]]
     if words[0] == "hsokv":
         assert words[1] in HSOKV_COMMANDS
+        if words[1] == "memory":
+            parse(COMMANDS[f"hsokv memory {words[2]}"], words[3:])
+            return COMMANDS[f"hsokv memory {words[2]}"]
         parse(COMMANDS[f"hsokv {words[1]}"], words[2:])
         return COMMANDS[f"hsokv {words[1]}"]
     return None
 
 
-@pytest.mark.parametrize("line", commands("README.md", "CONTRIBUTING.md"))
+@pytest.mark.parametrize("line", commands("README.md", "CONTRIBUTING.md", "docs/memory.md"))
 def test_every_command_of_the_documents_is_one_that_exists(line: str) -> None:
     for part in line.split(" && "):
         words = shlex.split(part)
@@ -72,7 +75,7 @@ def test_every_command_of_the_documents_is_one_that_exists(line: str) -> None:
 
 
 def test_every_file_the_documents_name_exists() -> None:
-    for name in ("README.md", "CONTRIBUTING.md", "docs/architecture.md"):
+    for name in ("README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/memory.md"):
         for target in re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / name).read_text(encoding="utf-8")):
             assert (ROOT / Path(name).parent / target).exists(), f"{name} names {target}"
 

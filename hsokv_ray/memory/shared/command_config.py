@@ -21,7 +21,7 @@ class StatusConfig(Config):
     """Print what the actors of a running memory hold."""
 
     name: Name
-    """The memory."""
+    """Name of the memory."""
     output: Literal["table", "json"] = "table"
     """table for people, json for programs."""
 
@@ -30,14 +30,14 @@ class StopConfig(Config):
     """Flush and end the actors of a memory. Its files stay; start it again to use them."""
 
     name: Name
-    """The memory."""
+    """Name of the memory."""
 
 
 class RestartConfig(Config):
     """End the actors of a memory and start them with the code that is installed now. Nothing is lost."""
 
     name: Name
-    """The memory."""
+    """Name of the memory."""
     root: str | None = None
     """Its folder; needed only where none of its actors answers."""
 
@@ -46,7 +46,7 @@ class TenantConfig(Config):
     """Make a tenant, or give it a new key, and print the key once; the old one no longer works."""
 
     tenant: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TENANT")]
-    """Its name."""
+    """Name of the tenant."""
     root: str
     """Folder of the memory."""
     remove: bool = False

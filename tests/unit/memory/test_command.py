@@ -19,15 +19,17 @@ from hsokv_ray.memory.stores import open_store
 DIM = 4
 MAIN = "import sys; from hsokv_ray import cli; from hsokv_ray.memory import command; "
 RUN = MAIN + "sys.exit(cli.guard(lambda: command.main(sys.argv[1:])))"
-KILLED_AFTER_THIRD_BATCH = """
+KILLED_AROUND_THE_FOURTH_BATCH = """
 import os, signal
 from hsokv_ray.memory.stores import base
 upsert, calls = base.VectorStore.upsert, []
 def dying(self, *arguments):
-    if len(calls) == 3:
+    if len(calls) == 3 and not {after}:
         os.kill(os.getpid(), signal.{signal})
-    calls.append(1)
-    return upsert(self, *arguments)
+    calls.append(upsert(self, *arguments))
+    if len(calls) == 4:
+        os.kill(os.getpid(), signal.{signal})
+    return calls[-1]
 base.VectorStore.upsert = dying
 """
 Capture = pytest.CaptureFixture[str]
@@ -214,12 +216,12 @@ def started(script: str, *words: str | Path) -> subprocess.CompletedProcess[str]
     )
 
 
-@pytest.mark.parametrize("engine", ["faiss", "qdrant", "lancedb"])
+@pytest.mark.parametrize(("engine", "after"), [("faiss", False), ("faiss", True), ("qdrant", False), ("lancedb", True)])
 def test_an_upsert_that_was_killed_goes_on_where_it_was(
-    tmp_path: Path, notes: Path, engine: str, capsys: Capture
+    tmp_path: Path, notes: Path, engine: str, after: bool, capsys: Capture
 ) -> None:
     words = ["upsert", f"{engine}:{tmp_path / 'killed'}", notes, "--batch-size", "7"]
-    killed = started(KILLED_AFTER_THIRD_BATCH.format(signal="SIGKILL"), *words)
+    killed = started(KILLED_AROUND_THE_FOURTH_BATCH.format(signal="SIGKILL", after=after), *words)
     assert killed.returncode == -signal.SIGKILL
     [state] = tmp_path.glob(".killed.*.progress.json")
     assert json.loads(state.read_text())["progress"]["rows"] == 21
@@ -235,7 +237,7 @@ def test_an_upsert_that_was_killed_goes_on_where_it_was(
 
 def test_ctrl_c_says_how_to_go_on_and_restart_begins_again(tmp_path: Path, notes: Path, capsys: Capture) -> None:
     words = ["upsert", f"faiss:{tmp_path / 'stopped'}", notes, "--batch-size", "7"]
-    stopped = started(KILLED_AFTER_THIRD_BATCH.format(signal="SIGINT"), *words)
+    stopped = started(KILLED_AROUND_THE_FOURTH_BATCH.format(signal="SIGINT", after=False), *words)
     assert stopped.returncode == 130
     assert stopped.stderr == "stopped; the same line typed again goes on\n"
     assert run(*words, "--restart") == 0
@@ -246,7 +248,7 @@ def test_ctrl_c_says_how_to_go_on_and_restart_begins_again(tmp_path: Path, notes
 
 def test_a_migration_that_was_killed_goes_on(uri: str, tmp_path: Path, capsys: Capture) -> None:
     words = ["migrate", uri, f"qdrant:{tmp_path / 'killed'}", "--batch-size", "7"]
-    killed = started(KILLED_AFTER_THIRD_BATCH.format(signal="SIGKILL"), *words)
+    killed = started(KILLED_AROUND_THE_FOURTH_BATCH.format(signal="SIGKILL", after=False), *words)
     assert killed.returncode == -signal.SIGKILL
     assert run(*words, "--verify", "records") == 0
     done = capsys.readouterr()

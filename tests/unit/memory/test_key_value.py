@@ -113,6 +113,19 @@ def test_a_write_between_read_and_backward_leaves_the_gradient_as_it_was() -> No
     torch.testing.assert_close(query.grad, expected)
 
 
+def test_what_is_written_in_inference_mode_can_be_read_with_gradients() -> None:
+    memory = filled().eval()
+    with torch.inference_mode(), memory.writable():
+        memory.write(normal(2, DIM, seed=7), normal(2, WIDTH), ids=["e0", "new"], inputs=["a", "b"])
+        memory.read(normal(2, DIM))
+        memory.remove(["e3"])
+        memory.reencode("other", lambda inputs: normal(len(inputs), DIM, seed=8))
+    query = normal(2, DIM, seed=8).requires_grad_()
+    memory.train().read(query).values.square().sum().backward()
+    assert query.grad is not None
+    assert memory.check_integrity() == []
+
+
 def test_below_the_threshold_nothing_hits_and_the_values_are_zero() -> None:
     memory = memory_of(threshold=0.5)
     memory.write(torch.eye(DIM)[:2], normal(2, WIDTH), ids=["a", "b"])

@@ -7,9 +7,9 @@
 
 Two threads: one seals, so that writers never wait for the other, which merges. Segments of about the same size are
 merged `FAN_IN` at a time, so n rows lie in about FAN_IN * log(n) segments and each row is rewritten log(n) times.
-Whatever is rewritten loses its dead rows. Deletes and overwrites that come meanwhile are applied to the new segment
-before it takes the place of the old ones. A full disk is tried again later and stops nobody but the writer who would
-need the room.
+Whatever is rewritten loses its dead rows. While parts fill up all the time merging waits, within limits. Deletes and
+overwrites that come meanwhile are applied to the new segment before it takes the place of the old ones. A full disk is
+tried again later and stops nobody but the writer who would need the room.
 """
 
 import itertools
@@ -37,6 +37,7 @@ from hsokv_ray.memory.stores.lsm.recovery import LOG, SEGMENTS, Opened, next_cat
 from hsokv_ray.memory.stores.lsm.rewrite import merge
 from hsokv_ray.memory.stores.lsm.segment import Segment, write_segment
 from hsokv_ray.memory.stores.lsm.table import PartState, Source
+from hsokv_ray.memory.stores.lsm.threads import num_cpus, use_threads
 from hsokv_ray.memory.stores.types import Rows
 
 FAN_IN = 4
@@ -53,6 +54,10 @@ MAX_LOG_FILES = 4
 """From which on the growing part is sealed before it is full."""
 MERGE_WAIT_S = 10.0
 """How long closing waits for a merge."""
+QUIET_S = 1.0
+"""Merging waits until no part became full for so long: building an index takes far longer than writing its rows."""
+MANY_SEGMENTS = 32
+"""From which on it waits no more."""
 _REPOINT_ROWS = 8192
 _NAME = re.compile(r"\d{6,}-\d{6,}")
 
@@ -85,6 +90,7 @@ class Maintenance:
         self._numbers = itertools.count()
         self._pins: Counter[str] = Counter()
         self._unneeded: dict[str, float] = {}
+        self._last_full_s = -math.inf
         self._failure: StoreError | None = None
         self._is_open = True
         self._sealing, self._merging = threading.RLock(), threading.RLock()
@@ -95,9 +101,12 @@ class Maintenance:
         self._merger = Background("hsokv-merge", self._merge_all, failed=self._fail)
         self._sealer.start()
         self._merger.start()
+        if opened.table.frozen:
+            self.wake()
 
     def wake(self) -> None:
-        """There may be something to seal."""
+        """A part is full."""
+        self._last_full_s = time.monotonic()
         self._sealer.wake()
 
     def admit(self) -> None:
@@ -204,8 +213,9 @@ class Maintenance:
                 self._rewrite(work)
 
     def _merge_all(self) -> None:
-        """Merge and clean up; the merging thread's work."""
-        while self._merger.is_open:
+        """Merge and clean up; the merging thread's work. It leaves half of the CPUs to queries and writes."""
+        use_threads(max(1, num_cpus() // 2))
+        while self._merger.is_open and not self._is_busy():
             with self._merging:
                 if (work := self._next_merge()) is None:
                     break
@@ -216,6 +226,11 @@ class Maintenance:
                 self.opened.lock.take()
                 self._shorten_log()
                 self._delete_unneeded(self._grace_s)
+
+    def _is_busy(self) -> bool:
+        """Return whether merging should wait, so that writers get the CPUs."""
+        is_quiet = time.monotonic() - self._last_full_s >= QUIET_S
+        return not is_quiet and len(self.opened.table.segments) < MANY_SEGMENTS
 
     def _next_seal(self) -> _Work | None:
         """Return the oldest frozen parts."""

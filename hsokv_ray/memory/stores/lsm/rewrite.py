@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from hsokv_ray.memory.stores.lsm.table import Source
 from hsokv_ray.memory.stores.types import Rows
 
-_CHUNK = 16_384
+_CHUNK = 1024
 """Rows copied at a time, so that other threads get their turn and little is held twice."""
 
 

@@ -13,6 +13,7 @@ some view shows is copied before it changes. Not for several threads at once: th
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import compress
+from typing import Any
 
 import numpy as np
 
@@ -64,7 +65,8 @@ class PartState:
 
     def part(self) -> Part:
         """Return the rows as a view reads them."""
-        return self._rows.view() if isinstance(self._rows, Growing) else self._rows
+        rows: Any = self._rows.view() if isinstance(self._rows, Growing) else self._rows
+        return rows
 
     def alive(self) -> np.ndarray | None:
         """Return the mask, bool [num_rows], which does not change any more; None where every row counts."""

@@ -18,11 +18,18 @@ from hsokv_ray.errors import ConfigError, DataError, StoreError
 from hsokv_ray.memory.stores import field, open_store
 from hsokv_ray.memory.stores.config import FaissConfig
 from hsokv_ray.memory.stores.facets import compile_filter
+from hsokv_ray.memory.stores.lsm import maintenance
 from hsokv_ray.memory.stores.lsm.store import FaissStore
 from hsokv_ray.memory.stores.lsm.view import Version
 from hsokv_ray.memory.stores.types import Rows
 
 DIM = 6
+
+
+@pytest.fixture(autouse=True)
+def merges_at_once(monkeypatch) -> None:
+    """Let merging wait for nothing, so that it happens during short tests."""
+    monkeypatch.setattr(maintenance, "QUIET_S", 0.0)
 
 
 def config(folder: Path, **options) -> FaissConfig:

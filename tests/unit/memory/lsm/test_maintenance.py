@@ -21,6 +21,12 @@ from hsokv_ray.memory.stores.types import Rows
 DIM = 5
 
 
+@pytest.fixture(autouse=True)
+def merges_at_once(monkeypatch) -> None:
+    """Let merging wait for nothing, so that it happens during short tests."""
+    monkeypatch.setattr(maintenance, "QUIET_S", 0.0)
+
+
 def config(folder: Path, **options) -> FaissConfig:
     return FaissConfig(path=str(folder), **{"metric": "l2", "seal_rows": 16, **options})
 
@@ -117,6 +123,20 @@ def test_segments_stay_few_and_hold_no_more_dead_rows_than_allowed(tmp_path) -> 
         assert all(each["alive"] >= 0.7 * each["rows"] for each in segments)
         store.check_integrity()
         assert store.count() == 1000
+
+
+def test_merging_waits_while_parts_fill_up_but_not_for_ever(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(maintenance, "QUIET_S", 1e9)
+    with FaissStore(config(tmp_path)) as store:
+        for start in range(0, 16 * maintenance.MANY_SEGMENTS, 16):
+            store.write_rows(numbered(range(start, start + 16)))
+            store._maintenance._seal_all()
+            num_segments = len(store.stats().details["segments"])
+            store._maintenance._merge_all()
+            if num_segments < maintenance.MANY_SEGMENTS:
+                assert len(store.stats().details["segments"]) == num_segments
+        assert len(store.stats().details["segments"]) < maintenance.MANY_SEGMENTS
+        store.check_integrity()
 
 
 def test_optimize_leaves_one_segment_of_the_configured_kind_and_no_old_file(tmp_path) -> None:

@@ -30,9 +30,9 @@ def test_a_uri_says_what_the_class_says(uri, expected):
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("memory/notes", "begins with faiss:, qdrant: or lancedb:"),
-        ("chroma:x", "begins with faiss:, qdrant: or lancedb:"),
-        ("", "begins with faiss:, qdrant: or lancedb:"),
+        ("memory/notes", "begins with faiss:, qdrant:, lancedb:"),
+        ("chroma:x", "begins with faiss:, qdrant:, lancedb:"),
+        ("", "begins with faiss:, qdrant:, lancedb:"),
         ("faiss:", "no place after faiss:"),
         ("faiss:?index=flat", "no place after faiss:"),
         ("faiss:x?indx=flat", "unknown option 'indx'; faiss has .*index"),
