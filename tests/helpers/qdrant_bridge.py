@@ -28,10 +28,7 @@ API_KEY = "bridge-key"
 def condition(value: dict[str, Any]) -> Any:
     if "key" not in value:
         return filter_of(value)
-    match, bounds = value.get("match"), value.get("range")
-    if match:
-        return q.FieldCondition(key=value["key"], match=q.MatchAny(any=match["any"]))
-    return q.FieldCondition(key=value["key"], range=q.RangeFloat(**{k: v for k, v in bounds.items() if v is not None}))
+    return q.FieldCondition(key=value["key"], match=q.MatchAny(any=value["match"]["any"]))
 
 
 def filter_of(value: dict[str, Any] | None) -> q.Filter | None:
@@ -59,7 +56,6 @@ def create(name: str, body: dict[str, Any]) -> bool:
 def info(name: str) -> dict[str, Any]:
     shard, vectors = SHARDS[name]
     found = shard.info()
-    kinds = {key: "keyword" if key == "terms" else "integer" for key in found.payload_schema}
     hnsw = {"m": 16, "ef_construct": 100, "full_scan_threshold": 10000}
     optimizer = {"deleted_threshold": 0.2, "vacuum_min_vector_number": 1000, "default_segment_number": 0}
     params = {"vectors": vectors, "shard_number": 1, "replication_factor": 1}
@@ -75,7 +71,7 @@ def info(name: str) -> dict[str, Any]:
             "optimizer_config": {**optimizer, "flush_interval_sec": 5},
             "wal_config": None,
         },
-        "payload_schema": {key: {"data_type": kind, "points": 0} for key, kind in kinds.items()},
+        "payload_schema": {key: {"data_type": "keyword", "points": 0} for key in found.payload_schema},
     }
 
 

@@ -89,15 +89,21 @@ def _need_head() -> None:
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
+    """One row per actor; narrow enough for 80 columns."""
     table = Table(box=None, pad_edge=False)
-    columns = ("shard", "role", "host", "pid", "open_collections", "vectors", "disk_bytes", "log_bytes", "queue_bytes")
-    for column in (*columns, "refused", "version"):
-        is_text = column in ("role", "host", "version")
-        table.add_column(column.replace("_", " "), justify="left" if is_text else "right")
+    for heading in ("shard", "role", "host", "pid", "vectors", "disk", "log", "queue", "refused"):
+        table.add_column(heading, justify="left" if heading in ("role", "host") else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*(_cell(row[column]) for column in (*columns, "refused", "version")))
+        sizes = (size(row[key]) for key in ("disk_bytes", "log_bytes", "queue_bytes"))
+        counts = (str(row["pid"]), f"{row['vectors']:,}")
+        table.add_row(str(row["shard"]), row["role"], row["host"], *counts, *sizes, f"{row['refused']:,}")
     return table
 
 
-def _cell(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else str(value)
+def size(num_bytes: float) -> str:
+    """Return `num_bytes` for people: 512 B, 1.5 KiB, 3.2 GiB."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if num_bytes < 1024:
+            return f"{num_bytes:.0f} B" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:.1f} TiB"

@@ -14,6 +14,9 @@ from hsokv_ray.memory.shared.messages import NOTHING, ReaderState, Update
 from hsokv_ray.memory.shared.updates import Replica
 from hsokv_ray.memory.stores.lsm.view import Version, View
 
+_ATTEMPTS = 3
+"""A merge may delete a segment between the answer that names it and its opening; the next answer names another."""
+
 
 class Fetch(Protocol):
     """Asks a shard for what is newer than `state`, waiting at most `timeout_s`; None where nothing is."""
@@ -72,8 +75,13 @@ class Reader:
     def refresh(self) -> None:
         """Ask the shard now. Raises `StoreError` where it does not answer."""
         with self._asking:
-            asked_at = time.monotonic()
-            self._take(self._fetch(self._replica.state, 0), asked_at)
+            for attempt in range(_ATTEMPTS):
+                asked_at = time.monotonic()
+                try:
+                    return self._take(self._fetch(self._replica.state, 0), asked_at)
+                except (StoreError, OSError):
+                    if attempt + 1 == _ATTEMPTS:
+                        raise
 
     def forget(self) -> None:
         """Begin anew: the collection was deleted."""
@@ -110,7 +118,7 @@ class Reader:
     def _fits(self, update: Update | None) -> bool:
         """Whether nothing newer came in while this one was on its way."""
         view = self._replica.view
-        return update is not None and (view is None or update.version > view.version)
+        return update is not None and (view is None or update.version >= view.version)
 
     def _take(self, update: Update | None, asked_at: float) -> None:
         if update is not None:

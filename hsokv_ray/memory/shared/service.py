@@ -14,7 +14,7 @@ from hsokv_ray.errors import Overloaded, StoreError
 from hsokv_ray.memory.shared.config import MemoryConfig, read_folder
 from hsokv_ray.memory.shared.messages import NOTHING, PackedHits, ReaderState, Reply, Update
 from hsokv_ray.memory.shared.tenants import Tenants
-from hsokv_ray.memory.shared.updates import update_for
+from hsokv_ray.memory.shared.updates import is_current, update_for
 from hsokv_ray.memory.stores.facets import Predicate
 from hsokv_ray.memory.stores.lsm.segment import Segment
 from hsokv_ray.memory.stores.lsm.store import FaissStore
@@ -103,7 +103,7 @@ class ShardService:
         if store is None:
             return None
         view = store.wait_newer(state.version, timeout_s) if state.version else store.view()
-        return None if view.version == state.version else update_for(view, state)
+        return None if is_current(state, view) else update_for(view, state)
 
     def exists(self, caller: Caller) -> tuple[bool, int | None]:
         """Return whether the collection has a part in this shard, and its dimension where it has one."""

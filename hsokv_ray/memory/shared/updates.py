@@ -29,6 +29,12 @@ def update_for(view: View, state: ReaderState) -> Update:
     return Update(view.version, view.metric, view.dim, is_reset, segments, growing)
 
 
+def is_current(state: ReaderState, view: View) -> bool:
+    """Return whether a reader with `state` has everything of `view`; a merge changes segments and not the version."""
+    names = {part.name for part, _ in view.parts if isinstance(part, Segment)}
+    return state.version == view.version and names == set(state.segments)
+
+
 class Replica:
     """A copy of one shard's current view, built from updates. One thread applies; any thread reads `view`.
 

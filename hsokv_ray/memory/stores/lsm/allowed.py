@@ -11,7 +11,7 @@ import numpy as np
 class Allowed:
     """A mask over rows; it must not change any more. Safe to share between threads."""
 
-    __slots__ = ("_bits", "_positions", "_selector", "count", "mask")
+    __slots__ = ("_bits", "_positions", "_selector", "count", "mask", "rows_per_list")
 
     def __init__(self, mask: np.ndarray) -> None:
         """`mask` is bool [num_rows], true where a row may be returned."""
@@ -22,6 +22,8 @@ class Allowed:
         """How many rows are allowed."""
         self._selector: faiss.IDSelectorBitmap | None = None
         self._positions: np.ndarray | None = None
+        self.rows_per_list: np.ndarray | None = None
+        """How many allowed rows each inverted list has; kept here by `InvertedLists`."""
 
     @property
     def positions(self) -> np.ndarray:

@@ -74,6 +74,15 @@ def has_gaps(positions: np.ndarray) -> bool:
     return bool((positions[:, -1] < 0).any())
 
 
+def keep_allowed(scores: np.ndarray, positions: np.ndarray, k: int, allowed: Allowed) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first `k` allowed rows of each query, in their order; -1 and -inf where there are fewer."""
+    good = allowed.mask[positions] & (positions >= 0)
+    order = np.argsort(~good, axis=1, kind="stable")[:, :k]
+    scores, positions, good = (np.take_along_axis(a, order, 1) for a in (scores, positions, good))
+    scores[~good], positions[~good] = -np.inf, -1
+    return scores, positions
+
+
 def _scan(
     queries: np.ndarray, vectors: np.ndarray, metric: Metric, k: int, allowed: Allowed | None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -126,12 +135,8 @@ def _with_spare(
     num_rows = len(vectors)
     fetch = min(num_rows, 2 * k * num_rows // allowed.count + _SPARE)
     scores, positions = _scan(queries, vectors, metric, fetch, None)
-    good = allowed.mask[positions]
-    order = np.argsort(~good, axis=1, kind="stable")[:, :k]
-    scores, positions = np.take_along_axis(scores, order, 1), np.take_along_axis(positions, order, 1)
-    short = np.flatnonzero(good.sum(1) < min(k, allowed.count)) if fetch < num_rows else ()
-    if len(short):
+    scores, positions = keep_allowed(scores, positions, k, allowed)
+    if fetch < num_rows and has_gaps(positions):
+        short = np.flatnonzero(positions[:, -1] < 0)
         scores[short], positions[short] = _scan(queries[short], vectors, metric, k, allowed)
-    if k > allowed.count:
-        scores[:, allowed.count :], positions[:, allowed.count :] = -np.inf, -1
     return scores, positions

@@ -20,7 +20,8 @@ import numpy as np
 from hsokv_ray.errors import StoreError
 from hsokv_ray.memory.stores.config import FaissIndex
 from hsokv_ray.memory.stores.lsm.allowed import Allowed, as_allowed
-from hsokv_ray.memory.stores.lsm.exact import has_gaps, none_found, search_exact, to_scores
+from hsokv_ray.memory.stores.lsm.exact import has_gaps, keep_allowed, none_found, search_exact, to_scores
+from hsokv_ray.memory.stores.lsm.lists import InvertedLists
 from hsokv_ray.memory.stores.types import Metric
 
 Kind = Literal["flat", "ivf_sq8", "rabitq", "ivfpq", "hnsw"]
@@ -50,6 +51,8 @@ FEWEST_CANDIDATES = 32
 """Candidates re-scored at least: a small top_k is no reason to miss."""
 EXACT_ROWS = 4096
 """A filter that leaves at most so many rows is answered by comparing with all of them."""
+MOSTLY_ALLOWED = 0.95
+"""Share of rows above which a filter is little else than deleted rows: it hardly changes which lists are searched."""
 HNSW_NEIGHBOURS = 32
 EF_CONSTRUCTION = 80
 EF_SEARCH = 64
@@ -93,7 +96,7 @@ def _build_ivf(vectors: np.ndarray, kind: Kind, faiss_metric: int, seed: int) ->
     nlist = choose_nlist(num_rows)
     assert num_rows >= ROWS_PER_LIST * nlist, (num_rows, nlist)
     index: Any = faiss.index_factory(dim, _recipe(kind, nlist, dim), faiss_metric)
-    ivf = _ivf_of(index)
+    ivf, _ = _ivf_of(index)
     for clustering in (ivf.cp, ivf.pq.cp) if kind == "ivfpq" else (ivf.cp,):
         clustering.seed = seed
         clustering.min_points_per_centroid = 1
@@ -118,10 +121,12 @@ def _recipe(kind: Kind, nlist: int, dim: int) -> str:
     return codes + ",RFlat"
 
 
-def _ivf_of(index: Any) -> Any:
-    """Return the part with inverted lists of an index made by `_recipe`."""
+def _ivf_of(index: Any) -> tuple[Any, Any | None]:
+    """Return the part with inverted lists of an index made by `_recipe`, and the rotation before it."""
     inner = _faiss.downcast_index(index.base_index)
-    return _faiss.downcast_index(inner.index) if isinstance(inner, _faiss.IndexPreTransform) else inner
+    if not isinstance(inner, _faiss.IndexPreTransform):
+        return inner, None
+    return _faiss.downcast_index(inner.index), _faiss.downcast_VectorTransform(inner.chain.at(0))
 
 
 def _sample(vectors: np.ndarray, size: int, seed: int) -> np.ndarray:
@@ -158,8 +163,7 @@ class OpenIndex:
         """l2, or dot, which on vectors of unit length is cosine."""
         self.dim: int = index.d
         self.num_rows: int = index.ntotal
-        self._nlist: int = _ivf_of(index).nlist if self.kind in CANDIDATES else 0
-        self._default_nprobe = math.ceil(NPROBE_FACTOR * math.sqrt(self._nlist))
+        self._lists = InvertedLists(*_ivf_of(index)) if self.kind in CANDIDATES else None
         self._matrix = _originals(index, self.kind)
         self._defaults: dict[int, Any] = {}
 
@@ -195,15 +199,18 @@ class OpenIndex:
             allowed: bool [num_rows] or an `Allowed`; where fewer than k rows are, -1 and -inf fill up.
         """
         allowed = as_allowed(allowed, self.num_rows)
-        num_allowed = self.num_rows if allowed is None else allowed.count
         if self._wants_exact(top_k, allowed):
             return search_exact(queries, self._matrix, self.metric, top_k, allowed)
         if not len(queries):
             return none_found(0, top_k)
-        scores, positions = self._search_index(queries, top_k, allowed)
-        wanted = min(top_k, num_allowed)
-        if has_gaps(positions[:, :wanted]):
-            short = np.flatnonzero(positions[:, wanted - 1] < 0)
+        if allowed is None:
+            scores, positions = self._search_index(queries, top_k, self._default_parameters(top_k))
+        elif self.kind == "hnsw":
+            scores, positions = self._search_graph(queries, top_k, allowed)
+        else:
+            scores, positions = self._search_lists(queries, top_k, allowed)
+        if has_gaps(positions):
+            short = np.flatnonzero(positions[:, -1] < 0)
             scores[short], positions[short] = search_exact(queries[short], self._matrix, self.metric, top_k, allowed)
         return scores, positions
 
@@ -217,23 +224,52 @@ class OpenIndex:
             return True
         if allowed is None:
             return self.num_rows <= 8 * top_k
-        if self.kind == "hnsw":
-            cheap = self.num_rows // 10  # the graph is walked through rows that are not allowed, too
-        else:
-            cheap = self._default_nprobe * self.num_rows // self._nlist
+        cheap = self.num_rows // 10 if self._lists is None else self._compared(top_k)
         return allowed.count <= max(EXACT_ROWS, 8 * top_k, cheap)
 
-    def _nprobe(self, top_k: int, num_allowed: int) -> int:
-        """Lists to search: together they hold as many allowed rows as the default's do of all, and enough for top_k."""
-        enough = 16 * top_k * self._nlist // num_allowed
-        return min(self._nlist, max(self._default_nprobe * self.num_rows // num_allowed, enough, 1))
+    def _search_graph(self, queries: np.ndarray, top_k: int, allowed: Allowed) -> tuple[np.ndarray, np.ndarray]:
+        """Search for more than top_k of all rows and keep those allowed; -1 where they are too few.
 
-    def _search_index(self, queries: np.ndarray, top_k: int, allowed: Allowed | None) -> tuple[np.ndarray, np.ndarray]:
-        parameters = self._default_parameters(top_k) if allowed is None else self._parameters(top_k, allowed)
+        FAISS's own filter of HNSW ends its walk among rows that are not allowed: recall@10 is 0.5 to 0.7 where a filter
+        goes with the subject of real sentence vectors.
+        """
+        fetch = 2 * top_k * self.num_rows // allowed.count + top_k
+        scores, positions = self._search_index(queries, fetch, self._default_parameters(fetch))
+        return keep_allowed(scores, positions, top_k, allowed)
+
+    def _search_lists(self, queries: np.ndarray, top_k: int, allowed: Allowed) -> tuple[np.ndarray, np.ndarray]:
+        """Search as many lists for each query as hold enough allowed rows; -1 where those would be most lists."""
+        assert self._lists is not None
+        most = self._lists.nlist // 2
+        if allowed.count >= MOSTLY_ALLOWED * self.num_rows:
+            needed = np.full(len(queries), min(self._nprobe(top_k) * self.num_rows // allowed.count, most))
+        else:
+            needed = self._lists.needed(queries, allowed, self._compared(top_k))
+        # few different numbers of lists: each is a search of its own
+        rounded = np.where(needed > most, 0, np.minimum(2 ** np.ceil(np.log2(needed)).astype(np.int64), most))
+        scores, positions = none_found(len(queries), top_k)
+        for nprobe in np.unique(rounded[rounded > 0]).tolist():
+            rows = np.flatnonzero(rounded == nprobe)
+            parameters = self._parameters(top_k, nprobe, allowed.selector)
+            scores[rows], positions[rows] = self._search_index(queries[rows], top_k, parameters)
+        return scores, positions
+
+    def _nprobe(self, top_k: int) -> int:
+        """Lists that an unfiltered search looks at: the default's number, or enough for a large top_k."""
+        assert self._lists is not None
+        nlist = self._lists.nlist
+        return min(nlist, max(math.ceil(NPROBE_FACTOR * math.sqrt(nlist)), 16 * top_k * nlist // self.num_rows))
+
+    def _compared(self, top_k: int) -> int:
+        """Allowed rows that a filtered search compares: twice as many as an unfiltered one."""
+        assert self._lists is not None
+        return 2 * self._nprobe(top_k) * self.num_rows // self._lists.nlist
+
+    def _search_index(self, queries: np.ndarray, k: int, parameters: Any) -> tuple[np.ndarray, np.ndarray]:
         num_queries = len(queries)
-        distances, positions = np.empty((num_queries, top_k), np.float32), np.empty((num_queries, top_k), np.int64)
+        distances, positions = np.empty((num_queries, k), np.float32), np.empty((num_queries, k), np.int64)
         pointer = faiss.swig_ptr
-        self._index.search_c(num_queries, pointer(queries), top_k, pointer(distances), pointer(positions), parameters)
+        self._index.search_c(num_queries, pointer(queries), k, pointer(distances), pointer(positions), parameters)
         return to_scores(distances, positions, self.metric), positions
 
     def _default_parameters(self, top_k: int) -> Any:
@@ -241,16 +277,14 @@ class OpenIndex:
         if found is None:
             if len(self._defaults) >= 64:
                 self._defaults.clear()
-            found = self._defaults[top_k] = self._parameters(top_k, None)
+            nprobe = 0 if self._lists is None else self._nprobe(top_k)
+            found = self._defaults[top_k] = self._parameters(top_k, nprobe, None)
         return found
 
-    def _parameters(self, top_k: int, allowed: Allowed | None) -> Any:
-        selector = None if allowed is None else allowed.selector
-        num_allowed = self.num_rows if allowed is None else allowed.count
+    def _parameters(self, top_k: int, nprobe: int, selector: Any | None) -> Any:
         if self.kind == "hnsw":
-            ef = max(EF_SEARCH, 2 * top_k) * self.num_rows // num_allowed
-            return _faiss.SearchParametersHNSW(efSearch=ef, sel=selector)
-        base = _faiss.SearchParametersIVF(nprobe=self._nprobe(top_k, num_allowed), sel=selector)
+            return _faiss.SearchParametersHNSW(efSearch=max(EF_SEARCH, 2 * top_k))
+        base = _faiss.SearchParametersIVF(nprobe=nprobe, sel=selector)
         if self.kind != "ivf_sq8":
             base = _faiss.SearchParametersPreTransform(index_params=base)
         candidates = max(CANDIDATES[self.kind], -(-FEWEST_CANDIDATES // top_k))
@@ -262,7 +296,7 @@ def _kind_of(index: Any) -> Kind:
         return "hnsw"
     if isinstance(index, faiss.IndexFlat):
         return "flat"
-    inner = _ivf_of(index) if isinstance(index, faiss.IndexRefineFlat) else None
+    inner = _ivf_of(index)[0] if isinstance(index, faiss.IndexRefineFlat) else None
     kinds: dict[Any, Kind] = {
         faiss.IndexIVFScalarQuantizer: "ivf_sq8",
         faiss.IndexIVFRaBitQ: "rabitq",

@@ -6,6 +6,7 @@ write_segment(folder, merged.rows, kind=..., metric=...)
 table.finish_rewrite(sources, Segment.open(folder), merged.moved)
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,9 @@ from hsokv_ray.memory.stores.lsm.table import Source
 from hsokv_ray.memory.stores.types import Rows
 
 _CHUNK = 1024
-"""Rows copied at a time, so that other threads get their turn and little is held twice."""
+"""Rows copied at a time."""
+_PAUSE_S = 1e-4
+"""After each of them, for a writer that waits for the interpreter: it would else get its turn only every 5 ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,7 @@ def _texts(sources: Sequence[Source], kept: list[np.ndarray]) -> tuple[list[str]
             chunk = positions[start : start + _CHUNK].tolist()
             ids += source.part.ids(chunk)
             metadata += source.part.metadata(chunk)
+            time.sleep(_PAUSE_S)
     return ids, metadata
 
 
@@ -74,3 +78,4 @@ def _order(ids: list[str]) -> np.ndarray:
 def _copy_vectors(source: Source, positions: np.ndarray, places: np.ndarray, vectors: np.ndarray) -> None:
     for start in range(0, len(positions), _CHUNK):
         vectors[places[start : start + _CHUNK]] = source.part.vectors(positions[start : start + _CHUNK])
+        time.sleep(_PAUSE_S)

@@ -42,14 +42,13 @@ OPTIMIZE_AFTER = 10_000
 """Changed points after which the index is brought up to date, or a tenth of the store where that is more."""
 _CHUNK_POINTS = 1000
 _CHUNK_BYTES = 64 * 2**20
-_KINDS = {"keyword": q.PayloadSchemaType.Keyword, "integer": q.PayloadSchemaType.Integer}
 
 
 class EdgeEngine:
     """See `Engine`. Calls from several threads take turns: the engine holds the interpreter's lock anyway."""
 
     name = "qdrant-edge"
-    words = Words(filter=q.Filter, field=q.FieldCondition, match_any=q.MatchAny, range=q.RangeFloat)
+    words = Words(filter=q.Filter, field=q.FieldCondition, match_any=q.MatchAny)
 
     def __init__(self, path: str, metric: Metric, dim: int | None) -> None:
         self._path = Path(path).expanduser().absolute()
@@ -140,13 +139,10 @@ class EdgeEngine:
             points, after = shard.scroll(request)
         return [_stored(point) for point in points], None if after is None else _uuid(after)
 
-    def indexed_fields(self) -> set[str]:
-        with self._calls("read") as shard:
-            return set(shard.info().payload_schema)
-
-    def index_field(self, field: str, kind: str) -> None:
+    def index_field(self, field: str) -> None:
         with self._calls("write") as shard:
-            shard.update(q.UpdateOperation.create_field_index(field, _KINDS[kind]))
+            shard.update(q.UpdateOperation.create_field_index(field, q.PayloadSchemaType.Keyword))
+            shard.flush()
 
     def optimize(self) -> None:
         with self._calls("optimise") as shard:

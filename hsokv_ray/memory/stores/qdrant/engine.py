@@ -13,7 +13,7 @@ from hsokv_ray.memory.stores.types import Metric
 HNSW_M = 16
 HNSW_EF_CONSTRUCT = 100
 HNSW_EF = 128
-"""Candidates of one search: recall@10 of 0.995 on sentence vectors of 384 dimensions."""
+"""Candidates of one search: recall@10 of 0.994 on 38,063 sentence vectors."""
 DISTANCES: dict[Metric, str] = {"cosine": "Cosine", "dot": "Dot", "l2": "Euclid"}
 
 
@@ -60,10 +60,8 @@ class Engine(Protocol):
 
     def scroll(self, filter: Any | None, limit: int, offset: UUID | None) -> tuple[list[Stored], UUID | None]: ...
 
-    def indexed_fields(self) -> set[str]: ...
-
-    def index_field(self, field: str, kind: str) -> None:
-        """Index a payload field; kind: keyword or integer."""
+    def index_field(self, field: str) -> None:
+        """Index a payload field that holds a list of texts."""
 
     def optimize(self) -> None: ...
 

@@ -3,12 +3,12 @@
 compile_predicate(HasAny(("=lang\\x1fs:en",)), EDGE)          # Filter(must=[terms is any of ...])
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hsokv_ray.memory.stores.facets import AllOf, AnyOf, HasAny, InRange, NoneOf, Predicate
-from hsokv_ray.memory.stores.qdrant.payload import TERMS, number_fields, split_number
+from hsokv_ray.memory.stores.qdrant.payload import TERMS, range_terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,6 @@ class Words:
     filter: Callable[..., Any]
     field: Callable[..., Any]
     match_any: Callable[..., Any]
-    range: Callable[..., Any]
 
 
 def compile_predicate(predicate: Predicate | None, words: Words) -> Any | bool:
@@ -30,9 +29,9 @@ def compile_predicate(predicate: Predicate | None, words: Words) -> Any | bool:
 def _compile(predicate: Predicate, words: Words) -> Any | bool:
     match predicate:
         case HasAny(terms):
-            return bool(terms) and words.field(key=TERMS, match=words.match_any(any=list(terms)))
+            return _has_any(terms, words)
         case InRange(key, op, bound):
-            return _in_range(key, op, bound, words)
+            return _has_any(range_terms(key, op, bound), words)
         case AllOf(parts):
             compiled = [_compile(part, words) for part in parts]
             if any(part is False for part in compiled):
@@ -50,10 +49,5 @@ def _compile(predicate: Predicate, words: Words) -> Any | bool:
             return not compiled if isinstance(compiled, bool) else words.filter(must_not=[compiled])
 
 
-def _in_range(key: str, op: str, bound: float, words: Words) -> Any:
-    """The stored number's high half decides, and where it is equal the low half."""
-    (high, low), (high_bound, low_bound) = number_fields(key), split_number(bound)
-    beyond = words.field(key=high, range=words.range(**{op[:2]: high_bound}))
-    level = words.field(key=high, range=words.range(gte=high_bound, lte=high_bound))
-    low_beyond = words.field(key=low, range=words.range(**{op: low_bound}))
-    return words.filter(should=[beyond, words.filter(must=[level, low_beyond])])
+def _has_any(terms: Sequence[str], words: Words) -> Any | bool:
+    return bool(terms) and words.field(key=TERMS, match=words.match_any(any=list(terms)))

@@ -35,14 +35,13 @@ _CHUNK_BYTES = 8 * 2**20
 _CHUNK_QUERIES = 128
 _CHUNK_IDS = 1000
 _POLL_S = 0.25
-_KINDS = {"keyword": models.PayloadSchemaType.KEYWORD, "integer": models.PayloadSchemaType.INTEGER}
 
 
 class ServerEngine:
     """See `Engine`."""
 
     name = "qdrant-server"
-    words = Words(filter=models.Filter, field=models.FieldCondition, match_any=models.MatchAny, range=models.Range)
+    words = Words(filter=models.Filter, field=models.FieldCondition, match_any=models.MatchAny)
 
     def __init__(self, config: QdrantConfig) -> None:
         assert config.url is not None
@@ -147,13 +146,10 @@ class ServerEngine:
             )
         return [_stored(point) for point in points], None if after is None else UUID(str(after))
 
-    def indexed_fields(self) -> set[str]:
-        with self._calls("read"):
-            return set(self._client.get_collection(self._collection).payload_schema)
-
-    def index_field(self, field: str, kind: str) -> None:
+    def index_field(self, field: str) -> None:
         with self._calls("write"):
-            self._client.create_payload_index(self._collection, field, _KINDS[kind], wait=True)
+            kind = models.PayloadSchemaType.KEYWORD
+            self._client.create_payload_index(self._collection, field, kind, wait=True)
 
     def optimize(self) -> None:
         """The server optimises by itself; this waits until it has nothing to do."""

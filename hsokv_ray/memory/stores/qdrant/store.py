@@ -16,11 +16,8 @@ from hsokv_ray.memory.stores.config import QdrantConfig
 from hsokv_ray.memory.stores.facets import Predicate
 from hsokv_ray.memory.stores.qdrant.engine import Engine, Scored
 from hsokv_ray.memory.stores.qdrant.filters import compile_predicate
-from hsokv_ray.memory.stores.qdrant.payload import TERMS, Point, make_points, point_id, read_hit, read_record
+from hsokv_ray.memory.stores.qdrant.payload import TERMS, make_points, point_id, read_hit, read_record
 from hsokv_ray.memory.stores.types import Hit, Metric, Page, Record, Rows, StoreStats
-
-MAX_INDEXED_FIELDS = 128
-"""Number fields beyond are searched without an index: right, but slower."""
 
 LARGE_TOP_K = 10_000
 """Above, the records are counted before they are asked for: engines reserve room for every hit they might return."""
@@ -51,7 +48,6 @@ class QdrantStore(VectorStore):
         super().__init__(config.metric)
         self._engine = engine
         self._write_lock = threading.Lock()
-        self._indexed: set[str] | None = None
         if config.dim is not None and engine.dim is None:
             self._create(config.dim)
 
@@ -61,7 +57,7 @@ class QdrantStore(VectorStore):
 
     def _create(self, dim: int) -> None:
         self._engine.create(dim)
-        self._engine.index_field(TERMS, "keyword")
+        self._engine.index_field(TERMS)
 
     def _upsert(self, rows: Rows) -> None:
         points = make_points(rows)
@@ -71,16 +67,7 @@ class QdrantStore(VectorStore):
                 self._create(dim)
             if self._engine.dim != dim:
                 raise DataError(f"vectors: got {dim} dimensions; this store has {self._engine.dim}")
-            self._index_numbers(points)
             self._engine.upsert(points)
-
-    def _index_numbers(self, points: list[Point]) -> None:
-        if self._indexed is None:
-            self._indexed = self._engine.indexed_fields()
-        fields = {field for point in points for field in point.payload if field.startswith(("high_", "low_"))}
-        for field in sorted(fields - self._indexed)[: max(0, MAX_INDEXED_FIELDS - len(self._indexed))]:
-            self._engine.index_field(field, "integer")
-            self._indexed.add(field)
 
     def _search(self, queries: np.ndarray, top_k: int, predicate: Predicate | None) -> list[list[Hit]]:
         filter = self._filter(predicate)

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hsokv_ray import env
 from hsokv_ray.errors import ConfigError, StoreError
 from hsokv_ray.memory.stores import QdrantConfig, field, open_store
-from hsokv_ray.memory.stores.qdrant.payload import in_chunks, make_point, number_fields, point_id, split_number
+from hsokv_ray.memory.stores.facets import in_range
+from hsokv_ray.memory.stores.qdrant.payload import in_chunks, make_point, number_terms, point_id, range_terms
 from hsokv_ray.memory.stores.qdrant.server import check_url
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
@@ -28,22 +29,26 @@ def python(code: str, *arguments: str, **options) -> subprocess.CompletedProcess
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, **options)
 
 
-@given(FINITE, FINITE)
-def test_the_halves_of_numbers_are_in_the_order_of_the_numbers(a, b):
-    assert (split_number(a) < split_number(b)) == (a < b)
-    assert (split_number(a) == split_number(b)) == (a == b)
-    assert all(0 <= half < 2**32 for half in split_number(a))
+@given(FINITE, FINITE, st.sampled_from(["gt", "gte", "lt", "lte"]))
+@example(0.0, -0.0, "gte")
+@example(5e-324, 0.0, "gt")
+@example(-1.7976931348623157e308, 1.7976931348623157e308, "lt")
+def test_a_number_has_one_term_of_every_range_it_is_in_and_none_of_others(number, bound, op):
+    terms = number_terms("n:x", number)
+    assert len(set(terms) & set(range_terms("n:x", op, bound))) == int(in_range(number, op, bound))
+    assert len(set(terms) & set(range_terms("n:x", op, number))) == int(op in ("gte", "lte"))
+    assert not set(terms) & set(range_terms("n:y", op, bound))
+    assert len(terms) == 16
+    assert len(range_terms("n:x", op, bound)) <= 241
 
 
-def test_a_point_has_the_id_the_exact_json_and_no_text_in_field_names():
+def test_a_point_has_a_derived_id_the_exact_json_and_three_fields():
     text = '{"x\'); --":1.10,"n":0.1,"d":"2024-01-01"}'
     point = make_point("é", np.float32([1, 2]), text.encode())
     assert point.id == point_id("é") == uuid.uuid5(uuid.UUID("6f1c2a52-7d0c-5a4e-9a44-8e0f2b3c9d17"), "é")
+    assert set(point.payload) == {"_id", "_json", "terms"}
     assert (point.payload["_id"], point.payload["_json"]) == ("é", text)
-    names = set(point.payload) - {"_id", "_json", "terms"}
-    assert len(names) == 6
-    assert all(name.replace("_", "").isalnum() and name.isascii() for name in names)
-    assert set(number_fields("n:n")) < names
+    assert set(number_terms("n:n", 0.1)) < set(point.payload["terms"])
 
 
 @given(st.lists(st.integers(0, 50), max_size=30), st.integers(1, 7), st.integers(1, 200))
@@ -175,7 +180,7 @@ def test_a_url_that_is_no_address_is_refused(url):
 
 
 def test_the_engine_alone_would_misread_doubles(tmp_path):
-    """The reason for `split_number`; when this fails, plain floats will do."""
+    """One reason for `number_terms`."""
     q = pytest.importorskip("qdrant_edge")
     bits = np.random.default_rng(0).integers(0, 2**64, 500, dtype=np.uint64).view(np.float64)
     numbers = bits[np.isfinite(bits)].tolist()
