@@ -1,12 +1,13 @@
-"""The Ray actors of a shared memory: thin shells around `ShardService` and `ReplicaService`."""
+"""The Ray actors of a shared memory: thin shells around `ShardService` and `ReplicaService`.
 
-import asyncio
-import functools
+Three groups of threads keep reads, writes and readers that wait for news apart. Plain threads, not asyncio: a call
+costs less, and the work waits for disks and FAISS, not for sockets.
+"""
+
 import os
 import socket
+import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version as package_version
 from typing import Any
 
@@ -21,47 +22,43 @@ from hsokv_ray.memory.shared.replica import ReplicaService
 from hsokv_ray.memory.shared.service import ShardService
 
 _LATENCY_MS = [0.25, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
-_WAITING_READERS = 1024
-WRITER_METHODS: dict[str, str] = {
-    **dict.fromkeys(("upsert", "delete", "delete_where", "drop", "optimize", "snapshot", "close"), "write"),
-    **dict.fromkeys(("search", "get", "count", "scroll", "version", "exists", "collections", "status"), "read"),
-    **dict.fromkeys(("update", "segment_files"), "wait"),
-}
-"""What clients may call, and the threads it runs in."""
-REPLICA_METHODS: dict[str, str] = dict.fromkeys(("search", "get", "count", "scroll", "status"), "read")
 _GAUGES_EVERY_S = 5
+GROUPS = {"read": 4, "write": 16, "wait": 128}
+"""Threads each. Writers wait together for one flush of the disk; every reader has a waiting thread most of the time."""
+
+_OPTIONS: dict[str, Any] = {
+    "num_cpus": 0,
+    "max_restarts": -1,
+    "max_task_retries": 0,
+    "concurrency_groups": GROUPS,
+}
 
 
 class Shell:
-    """What both kinds of actor share: threads for work, an introduction, metrics."""
+    """What both kinds of actor share: metrics, and the end of a writer that was replaced."""
 
-    def __init__(self, service: Any, memory: str, shard: int, role: str) -> None:
+    def __init__(self, service: ShardService | ReplicaService, memory: str, shard: int, role: str) -> None:
         self._service = service
-        self._threads = {
-            "read": ThreadPoolExecutor(4, "read"),
-            "write": ThreadPoolExecutor(16, "write"),  # they wait together for one fsync
-            "wait": ThreadPoolExecutor(_WAITING_READERS, "wait"),
-        }
         self._metrics = _Metrics(memory, shard, role)
-        self._gauges: asyncio.Task[None] | None = None
+        threading.Thread(target=self._keep_gauges, name="gauges", daemon=True).start()
 
-    async def run(self, kind: str, method: str, *args: Any) -> Any:
-        """Run `method` of the service in a thread of `kind`."""
-        if self._gauges is None:  # a task belongs to the loop that runs, which __init__ does not have
-            self._gauges = asyncio.get_running_loop().create_task(self._keep_gauges())
+    def run(self, method: str, *args: Any) -> Any:
+        """Run `method` of the service."""
         start = time.perf_counter()
-        work: Callable[[], Any] = functools.partial(getattr(self._service, method), *args)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads[kind], work)
+            return getattr(self._service, method)(*args)
+        except StoreError as error:
+            if str(error).startswith("fenced"):
+                exit_actor()  # and not a restart: the shard has another writer
+            raise
         finally:
-            if kind != "wait":
+            if method != "update":
                 self._metrics.count(method, time.perf_counter() - start)
 
-    async def _keep_gauges(self) -> None:
+    def _keep_gauges(self) -> None:
         while True:
-            status = await asyncio.get_running_loop().run_in_executor(self._threads["read"], self._service.status)
-            self._metrics.gauge(status)
-            await asyncio.sleep(_GAUGES_EVERY_S)
+            self._metrics.gauge(self._service.status())
+            time.sleep(_GAUGES_EVERY_S)
 
 
 class _Metrics:
@@ -96,55 +93,56 @@ class _Metrics:
             gauge.set(status[name])
 
 
-@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)
-class ShardActor:
+class _Actor:
+    """The methods that clients call; `read`, `write` and `wait` run a method of the service in their threads."""
+
+    _service: ShardService | ReplicaService
+    _shell: Shell
+
+    @ray.method(concurrency_group="wait")
+    def describe(self) -> ShardInfo:
+        """Introduce this actor; every version of it has this method."""
+        return introduce(self._service.config.model_dump_json(), self._service.shard)
+
+    @ray.method(concurrency_group="read")
+    def read(self, method: str, *args: Any) -> Any:
+        return self._shell.run(method, *args)
+
+    @ray.method(concurrency_group="write")
+    def write(self, method: str, *args: Any) -> Any:
+        return self._shell.run(method, *args)
+
+    @ray.method(concurrency_group="wait")
+    def wait(self, method: str, *args: Any) -> Any:
+        return self._shell.run(method, *args)
+
+
+@ray.remote(**_OPTIONS)
+class ShardActor(_Actor):
     """The single writer of one shard. A restart replays its log; a newer one fences it off."""
 
     def __init__(self, root: str, shard: int) -> None:
         self._service = ShardService(root, shard)
         self._shell = Shell(self._service, self._service.config.name, shard, "writer")
-        self._shard = shard
-
-    async def describe(self) -> ShardInfo:
-        """Introduce this shard; every version of this actor has this method."""
-        return introduce(self._service.config.model_dump_json(), self._shard)
-
-    async def call(self, method: str, *args: Any) -> Any:
-        """Run a method of `ShardService` that `WRITER_METHODS` names."""
-        try:
-            return await self._shell.run(WRITER_METHODS[method], method, *args)
-        except StoreError as error:
-            if str(error).startswith("fenced"):
-                exit_actor()  # and not a restart: the shard has another writer
-            raise
 
 
-@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)
-class ReplicaActor:
+@ray.remote(**_OPTIONS)
+class ReplicaActor(_Actor):
     """Answers reads of one shard from a copy that follows the writer; it goes on while the writer is away."""
 
     def __init__(self, memory: str, shard: int) -> None:
         self._service = ReplicaService(memory, shard)
         self._shell = Shell(self._service, memory, shard, "replica")
 
-    async def describe(self) -> ShardInfo:
-        """Introduce this replica."""
-        return introduce(self._service.config.model_dump_json(), self._service.shard)
-
-    async def call(self, method: str, *args: Any) -> Any:
-        """Run a method of `ReplicaService` that `REPLICA_METHODS` names."""
-        return await self._shell.run(REPLICA_METHODS[method], method, *args)
-
 
 def introduce(memory: str, shard: int) -> ShardInfo:
     """Return who answers here."""
-    context = ray.get_runtime_context()
     return ShardInfo(
         protocol=PROTOCOL,
         package_version=package_version("hsokv_ray"),
         memory=memory,
         shard=shard,
-        node_id=context.get_node_id(),
+        node_id=ray.get_runtime_context().get_node_id(),
         hostname=socket.gethostname(),
         pid=os.getpid(),
     )

@@ -57,8 +57,8 @@ def stop_memory(name: str) -> bool:
     handles = _handles(name)
     for handle in handles:
         try:
-            ray.get(handle.call.remote("close"), timeout=60)
-        except (RayActorError, KeyError):  # already gone, or a replica, which has nothing to flush
+            ray.get(handle.write.remote("close"), timeout=60)
+        except RayActorError:  # already gone
             continue
     for handle in handles:
         ray.kill(handle, no_restart=True)

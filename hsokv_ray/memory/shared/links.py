@@ -19,6 +19,12 @@ from hsokv_ray.runtime import NAMESPACE
 PATIENCE_S = 30.0
 """How long a call waits for an actor that restarts or is full, unless told otherwise."""
 _LONGEST_PAUSE_S = 1.0
+GROUP_OF: dict[str, str] = {
+    **dict.fromkeys(("upsert", "delete", "delete_where", "drop", "optimize", "snapshot", "close"), "write"),
+    **dict.fromkeys(("search", "get", "count", "scroll", "version", "exists", "collections", "status"), "read"),
+    **dict.fromkeys(("update", "segment_files"), "wait"),
+}
+"""What an actor can be asked, and the group of its threads that does it."""
 
 
 def actor_name(memory: str, shard: int, replica: int | None = None) -> str:
@@ -50,12 +56,12 @@ class Link:
 
         Raises what the method raises; `Overloaded` where the actor stays full, `StoreError` where it does not answer.
         """
-        return self._try(lambda handle: handle.call.remote(method, *args), timeout_s)
+        return self._try(lambda handle: _send(handle, method, args), timeout_s)
 
     def start(self, method: str, *args: Any) -> Callable[[], Any]:
         """Begin a call; return what waits for its result, as `call` would have returned it."""
         try:
-            reference = self._actor().call.remote(method, *args)
+            reference = _send(self._actor(), method, args)
         except StoreError:
             return lambda: self.call(method, *args)
 
@@ -97,6 +103,10 @@ class Link:
         if handle is None:
             handle = self._handle = find_actor(self._name, self.memory)
         return handle
+
+
+def _send(handle: Any, method: str, args: tuple[Any, ...]) -> Any:
+    return getattr(handle, GROUP_OF[method]).remote(method, *args)
 
 
 def find_actor(name: str, memory: str) -> Any:

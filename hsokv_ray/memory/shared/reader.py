@@ -78,7 +78,8 @@ class Reader:
             for attempt in range(_ATTEMPTS):
                 asked_at = time.monotonic()
                 try:
-                    return self._take(self._fetch(self._replica.state, 0), asked_at)
+                    self._take(self._fetch(self._replica.state, 0), asked_at)
+                    return
                 except (StoreError, OSError):
                     if attempt + 1 == _ATTEMPTS:
                         raise

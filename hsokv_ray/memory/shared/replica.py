@@ -74,6 +74,12 @@ class ReplicaService:
             "problems": [],
         }
 
+    def close(self) -> None:
+        """Stop following."""
+        with self._lock:
+            while self._readers:
+                self._readers.popitem()[1].close()
+
     def _view(self, caller: Caller, at_least: Version) -> View | None:
         with self._lock:
             reader = self._readers.get(caller)

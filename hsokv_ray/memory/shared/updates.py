@@ -8,7 +8,8 @@ import numpy as np
 from hsokv_ray.memory.shared.messages import GrowingNews, ReaderState, SegmentNews, Update
 from hsokv_ray.memory.stores.lsm.growing import Growing, GrowingView
 from hsokv_ray.memory.stores.lsm.segment import Segment
-from hsokv_ray.memory.stores.lsm.view import View
+from hsokv_ray.memory.stores.lsm.threads import calibrate_exact_search
+from hsokv_ray.memory.stores.lsm.view import Part, View
 from hsokv_ray.memory.stores.types import Rows
 
 
@@ -64,8 +65,13 @@ class Replica:
         segments = {news.name: self._segment(news) for news in update.segments}
         known = {} if update.is_reset else self._growing
         growing = {news.generation: _grown(news, known.get(news.generation), update) for news in update.growing}
+        if self.view is None and update.dim is not None:
+            calibrate_exact_search(update.dim)
         self._segments, self._growing = segments, growing
-        parts = (*segments.values(), *((part.view(), alive) for part, alive in growing.values()))
+        parts: tuple[tuple[Part, np.ndarray | None], ...] = (
+            *segments.values(),
+            *((part.view(), alive) for part, alive in growing.values()),
+        )
         self.view = View(update.version, update.metric, update.dim, parts, num_threads=self._num_threads)
         return self.view
 

@@ -13,7 +13,6 @@ some view shows is copied before it changes. Not for several threads at once: th
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import compress
-from typing import Any
 
 import numpy as np
 
@@ -65,8 +64,7 @@ class PartState:
 
     def part(self) -> Part:
         """Return the rows as a view reads them."""
-        rows: Any = self._rows.view() if isinstance(self._rows, Growing) else self._rows
-        return rows
+        return self._rows.view() if isinstance(self._rows, Growing) else self._rows
 
     def alive(self) -> np.ndarray | None:
         """Return the mask, bool [num_rows], which does not change any more; None where every row counts."""

@@ -44,8 +44,11 @@ class Part(Protocol):
     """Rows that a view is made of: a `Segment` or a `GrowingView`. Positions are 0 to num_rows - 1."""
 
     num_rows: int
-    kind: str
-    """flat: every search compares with all rows."""
+
+    @property
+    def kind(self) -> str:
+        """flat: every search compares with all rows."""
+        ...
 
     def ids(self, positions: Iterable[int], /) -> list[str]: ...
 

@@ -21,6 +21,7 @@ from hsokv_ray.memory.stores.lsm.indexes import (
     choose_nlist,
     save_index,
 )
+from hsokv_ray.memory.stores.lsm.threads import calibrate_exact_search
 from hsokv_ray.memory.stores.types import Metric
 
 KINDS: tuple[Kind, ...] = ("flat", "ivf_sq8", "rabitq", "ivfpq", "hnsw")
@@ -74,11 +75,22 @@ def test_exact_search_is_brute_force_under_every_mask_and_batch_size(data: st.Da
 
 
 def test_small_l2_distances_between_long_vectors_keep_their_digits() -> None:
+    calibrate_exact_search(64)  # 40 queries are then a matrix product
     vectors = 1000 + np.random.default_rng(0).standard_normal((500, 64)).astype(np.float32)
     queries = vectors[:40] + np.float32(0.25)
     scores, positions = search_exact(queries, vectors, "l2", 3)
     expected = all_scores(queries, vectors, "l2")
     np.testing.assert_allclose(scores, np.take_along_axis(expected, positions, 1), rtol=1e-4)
+
+
+def test_a_batch_finds_what_is_left_where_everything_near_is_not_allowed() -> None:
+    vectors = np.random.default_rng(0).standard_normal((400, 8)).astype(np.float32)
+    queries = np.ones((9, 8), np.float32)
+    order = np.argsort(-(vectors @ queries[0]))
+    allowed = np.ones(400, bool)
+    allowed[order[:150]] = False
+    _, positions = search_exact(queries, vectors, "dot", 3, allowed)
+    assert positions.tolist() == [order[150:153].tolist()] * 9
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -64,6 +64,15 @@ def test_a_mask_says_row_by_row_what_the_predicate_says(
     assert Postings.open(pa.py_buffer(path.read_bytes())).mask(predicate, len(rows)).tolist() == expected
 
 
+@pytest.mark.parametrize(("op", "expected"), [("gt", [4]), ("gte", [1, 2, 4]), ("lt", [0]), ("lte", [0, 1, 2])])
+def test_a_range_takes_its_bound_as_its_operator_says(tmp_path: Path, op: str, expected: list[int]) -> None:
+    rows = [Facets([], {"n:x": value}) for value in (1.0, 2.0, 2.0)] + [Facets([], {}), Facets([], {"n:x": 3.0})]
+    builder = built(rows)
+    builder.write(tmp_path / "p")
+    for postings in (builder, Postings.open(tmp_path / "p")):
+        assert np.flatnonzero(postings.mask(InRange("n:x", op, 2.0), 5)).tolist() == expected
+
+
 def test_filters_on_real_metadata_find_their_rows(tmp_path: Path) -> None:
     metadata = [{"lang": "en", "year": 1925}, {"lang": "fr"}, {"on": "1925-05-14", "tags": ["a", "b"]}, {}]
     built([facets(each) for each in metadata]).write(tmp_path / "p")
