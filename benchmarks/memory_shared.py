@@ -23,16 +23,20 @@ import psutil
 import ray
 from harness import Target, interleave, write_result
 from memory_data import clustered
+from threadpoolctl import threadpool_limits
 
 from hsokv_ray.memory.shared import MemoryClient, MemoryConfig, connect, start_memory, stop_memory
+from hsokv_ray.memory.stores import FaissConfig, VectorStore
 from hsokv_ray.memory.stores.lsm.indexes import OpenIndex
 from hsokv_ray.memory.stores.lsm.segment import Segment
+from hsokv_ray.memory.stores.lsm.store import FaissStore
 from hsokv_ray.memory.stores.lsm.view import View
 
 DIM = 384
 NAME = "benchmark"
 CALLERS = 64
 READERS = 8
+WARM = "warm"
 
 
 def main() -> None:
@@ -41,6 +45,7 @@ def main() -> None:
     args = parser.parse_args()
     num_rows = 20_000 if args.quick else 200_000
     faiss.omp_set_num_threads(1)
+    threadpool_limits(1)  # a second BLAS thread spins for a while after each call and slows whoever has the core next
     with tempfile.TemporaryDirectory() as folder:
         ray.init(num_cpus=2, namespace="hsokv", object_store_memory=2**30, logging_level="ERROR", log_to_driver=False)
         start_memory(MemoryConfig(name=NAME, root=folder, index="ivf_sq8"))
@@ -55,11 +60,16 @@ def main() -> None:
 def measure(num_rows: int, *, quick: bool) -> tuple[dict[str, list[dict[str, Any]]], list[Target]]:
     vectors, queries = clustered(num_rows, 2048, DIM, seed=0)
     with connect(NAME) as local, connect(NAME, reads="remote") as remote:
-        writes = ingest(local, vectors)
+        with tempfile.TemporaryDirectory() as folder, FaissStore(FaissConfig(path=folder)) as alone:
+            writes = ingest(alone, vectors[: num_rows // 2], "the shard's engine, called in process")
+        writes += ingest(local, vectors, "through the actor")
         local.optimize()
         reading, reading_targets = readers(local, queries, repeats=5 if quick else 15)
         remote_rows, remote_targets = through_actor(local, remote, queries, seconds=2 if quick else 8)
         visible = publication(local, samples=50 if quick else 300)
+    with connect(NAME, WARM) as warm:
+        warm.upsert([str(i) for i in range(6000)], vectors[:6000])
+        warm.optimize()
     memory = memory_of_readers(queries, num_rows)
     tables = {
         f"Writes to one shard, {DIM} dimensions, fsync": writes,
@@ -68,18 +78,23 @@ def measure(num_rows: int, *, quick: bool) -> tuple[dict[str, list[dict[str, Any
         "From acknowledged to visible in another reader": [visible],
         f"Memory of {READERS} reading processes": [memory],
     }
-    best = max(row["vectors_per_s"] for row in writes)
+    best = {
+        path: max(row["vectors_per_s"] for row in writes if row["path"] == path) for path in {r["path"] for r in writes}
+    }
     targets = [
         *reading_targets,
         *remote_targets,
-        Target(name="vectors/s written to one shard", value=best, bound=1e5, kind="at least"),
+        *(
+            Target(name=f"vectors/s written, {path}", value=best[path], bound=1e5, kind="at least")
+            for path in sorted(best)
+        ),
         Target(name="published to visible p99, ms", value=visible["p99_ms"], bound=100, kind="at most"),
         Target(name=f"memory of {READERS} readers / one", value=memory["ratio"], bound=1.1, kind="at most"),
     ]
     return tables, targets
 
 
-def ingest(client: MemoryClient, vectors: np.ndarray) -> list[dict[str, Any]]:
+def ingest(client: VectorStore, vectors: np.ndarray, path: str) -> list[dict[str, Any]]:
     """Write everything in batches of 1000, by one caller and by four."""
     half = len(vectors) // 2
     batches = [(start, min(start + 1000, len(vectors))) for start in range(0, len(vectors), 1000)]
@@ -89,7 +104,9 @@ def ingest(client: MemoryClient, vectors: np.ndarray) -> list[dict[str, Any]]:
         with ThreadPoolExecutor(callers) as pool:
             list(pool.map(lambda b: client.upsert([f"row {i}" for i in range(*b)], vectors[b[0] : b[1]]), part))
         seconds = time.perf_counter() - start
-        rows.append({"callers": callers, "batch": 1000, "vectors_per_s": sum(b - a for a, b in part) / seconds})
+        rows.append(
+            {"path": path, "callers": callers, "batch": 1000, "vectors_per_s": sum(b - a for a, b in part) / seconds}
+        )
     return rows
 
 
@@ -227,7 +244,7 @@ def memory_of_readers(queries: np.ndarray, num_rows: int) -> dict[str, Any]:
             pipe.send("end")
         for process in processes:
             process.join()
-        added[number] = sum(after) - sum(before)
+        added[number] = after - before
     index_bytes = num_rows * DIM * 5
     return {
         "one_bytes": added[1],
@@ -248,12 +265,16 @@ def _pss_when_ready(pipes: list[Any], processes: list[Any]) -> int:
 def _reader_process(pipe: Connection, address: str, queries: np.ndarray) -> None:
     ray.init(address=address, namespace="hsokv", logging_level="ERROR", log_to_driver=False)
     faiss.omp_set_num_threads(1)
-    np.ones((256, DIM)) @ np.ones((DIM, 256))
+    threadpool_limits(1)
+    batches = [queries[start : start + 32] for start in range(0, len(queries), 32)]
+    with connect(NAME, WARM, reads="local") as warm:  # code and buffers are there before the index is
+        for batch in batches:
+            warm.query(batch)
     with connect(NAME, reads="local") as client:
         pipe.send("ready")
         pipe.recv()
-        for start in range(0, len(queries), 32):
-            client.query(queries[start : start + 32])
+        for batch in batches:
+            client.query(batch)
         pipe.send("ready")
         pipe.recv()
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hsokv_ray.memory.stores.lsm.view import Version
+from hsokv_ray.memory.stores.lsm.view import Matches, Version
 from hsokv_ray.memory.stores.types import Hit, Metric, Rows
 
 NOTHING = Version(0, 0)
@@ -30,6 +30,20 @@ class PackedHits:
     metadata: list[bytes]
 
     @classmethod
+    def of_matches(cls, matches: Matches) -> "PackedHits":
+        """Pack what a search found, without making hits of it first."""
+        found = matches.part >= 0
+        numbers, positions = matches.part[found], matches.position[found]
+        ids: list[str] = [""] * len(numbers)
+        metadata: list[bytes] = [b""] * len(numbers)
+        for number in np.unique(numbers).tolist():
+            part, rows = matches.parts[number], np.flatnonzero(numbers == number).tolist()
+            here = positions[rows].tolist()
+            for row, id, text in zip(rows, part.ids(here), part.metadata(here), strict=True):
+                ids[row], metadata[row] = id, text
+        return cls(found.sum(axis=1, dtype=np.int32), matches.scores[found], ids, metadata)
+
+    @classmethod
     def of(cls, hits: Sequence[Sequence[Hit]]) -> "PackedHits":
         """Pack lists of hits."""
         flat = [hit for row in hits for hit in row]
@@ -42,7 +56,7 @@ class PackedHits:
 
     def unpack(self) -> list[list[Hit]]:
         """Return one list of hits per query."""
-        hits = [Hit(*each) for each in zip(self.ids, self.scores.tolist(), self.metadata, strict=True)]
+        hits = list(map(Hit, self.ids, self.scores.tolist(), self.metadata))
         ends = np.cumsum(self.counts).tolist()
         return [hits[end - count : end] for end, count in zip(ends, self.counts.tolist(), strict=True)]
 

@@ -42,7 +42,7 @@ class ReplicaService:
         view = self._view(caller, at_least)
         if view is None or view.dim is None:
             return Reply(PackedHits.of([[] for _ in queries]), NOTHING)
-        return Reply(PackedHits.of(view.search(queries, top_k, predicate).hits()), view.version)
+        return Reply(PackedHits.of_matches(view.search(queries, top_k, predicate)), view.version)
 
     def get(self, caller: Caller, ids: list[str], at_least: Version) -> tuple[list[Record | None], Version]:
         """Return the records of `ids`, None where there is none."""

@@ -70,7 +70,7 @@ class ShardService:
         if view is None or view.dim is None:
             return Reply(PackedHits.of([[] for _ in queries]), view.version if view else NOTHING)
         with self._queue.room(queries.nbytes):
-            return Reply(PackedHits.of(view.search(queries, top_k, predicate).hits()), view.version)
+            return Reply(PackedHits.of_matches(view.search(queries, top_k, predicate)), view.version)
 
     def get(self, caller: Caller, ids: list[str]) -> tuple[list[Record | None], Version]:
         """Return the records of `ids`, None where there is none."""

@@ -116,6 +116,8 @@ def test_hits_survive_packing(store: FaissStore):
     store.upsert([f"é{i}" for i in range(20)], rng.normal(size=(20, DIM)), [{"i": i} for i in range(20)])
     hits = store.query(rng.normal(size=(4, DIM)), top_k=3)
     assert PackedHits.of(hits).unpack() == hits
+    matches = store.view().search(rng.normal(size=(7, DIM)).astype(np.float32), 5)
+    assert PackedHits.of_matches(matches).unpack() == matches.hits()
     assert PackedHits.of([[], hits[0], []]).unpack() == [[], hits[0], []]
     assert PackedHits.of([]).unpack() == []
 
