@@ -5,6 +5,11 @@
 Raw FAISS is the same index file, read into memory whole, searched with the same parameters and one thread.
 """
 
+import os
+
+os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # read when FAISS and NumPy are imported
+
+# ruff: noqa: E402, I001
 import argparse
 import itertools
 import multiprocessing
@@ -15,6 +20,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import faiss
@@ -23,7 +29,6 @@ import psutil
 import ray
 from harness import Target, interleave, write_result
 from memory_data import clustered
-from threadpoolctl import threadpool_limits
 
 from hsokv_ray.memory.shared import MemoryClient, MemoryConfig, connect, start_memory, stop_memory
 from hsokv_ray.memory.stores import FaissConfig, VectorStore
@@ -36,6 +41,7 @@ DIM = 384
 NAME = "benchmark"
 CALLERS = 64
 READERS = 8
+ENGINE = "the shard's engine, in process"
 WARM = "warm"
 
 
@@ -44,8 +50,6 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     num_rows = 20_000 if args.quick else 200_000
-    faiss.omp_set_num_threads(1)
-    threadpool_limits(1)  # a second BLAS thread spins for a while after each call and slows whoever has the core next
     with tempfile.TemporaryDirectory() as folder:
         ray.init(num_cpus=2, namespace="hsokv", object_store_memory=2**30, logging_level="ERROR", log_to_driver=False)
         start_memory(MemoryConfig(name=NAME, root=folder, index="ivf_sq8"))
@@ -61,8 +65,7 @@ def measure(num_rows: int, *, quick: bool) -> tuple[dict[str, list[dict[str, Any
     vectors, queries = clustered(num_rows, 2048, DIM, seed=0)
     with connect(NAME) as local, connect(NAME, reads="remote") as remote:
         with tempfile.TemporaryDirectory() as folder, FaissStore(FaissConfig(path=folder)) as alone:
-            writes = ingest(alone, vectors[: num_rows // 2], "the shard's engine, called in process")
-        writes += ingest(local, vectors, "through the actor")
+            writes = ingest({ENGINE: alone, "through the actor": local}, vectors, repeats=5)
         local.optimize()
         reading, reading_targets = readers(local, queries, repeats=5 if quick else 15)
         remote_rows, remote_targets = through_actor(local, remote, queries, seconds=2 if quick else 8)
@@ -78,9 +81,9 @@ def measure(num_rows: int, *, quick: bool) -> tuple[dict[str, list[dict[str, Any
         "From acknowledged to visible in another reader": [visible],
         f"Memory of {READERS} reading processes": [memory],
     }
-    best = {
-        path: max(row["vectors_per_s"] for row in writes if row["path"] == path) for path in {r["path"] for r in writes}
-    }
+    best: dict[str, float] = {}
+    for row in writes:
+        best[row["path"]] = max(row["vectors_per_s"], best.get(row["path"], 0.0))
     targets = [
         *reading_targets,
         *remote_targets,
@@ -94,20 +97,36 @@ def measure(num_rows: int, *, quick: bool) -> tuple[dict[str, list[dict[str, Any
     return tables, targets
 
 
-def ingest(client: VectorStore, vectors: np.ndarray, path: str) -> list[dict[str, Any]]:
-    """Write everything in batches of 1000, by one caller and by four."""
-    half = len(vectors) // 2
-    batches = [(start, min(start + 1000, len(vectors))) for start in range(0, len(vectors), 1000)]
-    rows = []
-    for callers, part in ((1, [b for b in batches if b[1] <= half]), (4, [b for b in batches if b[1] > half])):
-        start = time.perf_counter()
-        with ThreadPoolExecutor(callers) as pool:
-            list(pool.map(lambda b: client.upsert([f"row {i}" for i in range(*b)], vectors[b[0] : b[1]]), part))
-        seconds = time.perf_counter() - start
-        rows.append(
-            {"path": path, "callers": callers, "batch": 1000, "vectors_per_s": sum(b - a for a, b in part) / seconds}
-        )
-    return rows
+def ingest(paths: dict[str, VectorStore], vectors: np.ndarray, *, repeats: int) -> list[dict[str, Any]]:
+    """Write batches of 1000 by one caller and by four, in turns; medians of the repeats."""
+    rates: dict[tuple[str, int], list[float]] = {}
+    parts = np.array_split(vectors, repeats * 2)
+    for turn, (callers, part) in enumerate(zip(itertools.cycle((1, 4)), parts, strict=False)):
+        for path, store in paths.items():
+            rates.setdefault((path, callers), []).append(write_rate(store, part, callers, f"turn {turn}"))
+    return [
+        {
+            "path": path,
+            "callers": callers,
+            "vectors_per_s": statistics.median(each),
+            "worst": min(each),
+            "best": max(each),
+        }
+        for (path, callers), each in rates.items()
+    ]
+
+
+def write_rate(store: VectorStore, vectors: np.ndarray, callers: int, prefix: str) -> float:
+    """Return vectors per second of one pass over `vectors`."""
+
+    def write(first: int) -> None:
+        part = vectors[first : first + 1000]
+        store.upsert([f"{prefix} {i}" for i in range(first, first + len(part))], part)
+
+    start = time.perf_counter()
+    with ThreadPoolExecutor(callers) as pool:
+        list(pool.map(write, range(0, len(vectors), 1000)))
+    return len(vectors) / (time.perf_counter() - start)
 
 
 def raw_search(view: View) -> Callable[[np.ndarray], Any]:
@@ -227,45 +246,61 @@ def publication(writer: MemoryClient, *, samples: int) -> dict[str, Any]:
 
 
 def memory_of_readers(queries: np.ndarray, num_rows: int) -> dict[str, Any]:
-    """Proportional set size that attaching and searching adds, for one process and for eight at once."""
+    """Memory of an index with one reading process and with eight, the shard's writer counted in both.
+
+    The proportional share (PSS) that every process has of the mapped index files, which adds up to what is in memory
+    once, plus the private memory that attaching and searching adds to each reader.
+    """
     context = multiprocessing.get_context("spawn")
     address = ray.get_runtime_context().gcs_address
-    added = {}
+    with connect(NAME) as client:
+        writer = client.info().pid
+    cost = {}
     for number in (1, READERS):
         pipes = [context.Pipe() for _ in range(number)]
         processes = [context.Process(target=_reader_process, args=(end, address, queries)) for _, end in pipes]
         for process in processes:
             process.start()
-        before = _pss_when_ready(pipes, processes)
+        ids = [process.pid for process in processes]
+        _all_ready(pipes)
+        private = sum(map(_private_bytes, ids))
         for pipe, _ in pipes:
             pipe.send("search")
-        after = _pss_when_ready(pipes, processes)
+        _all_ready(pipes)
+        private = sum(map(_private_bytes, ids)) - private
+        cost[number] = {"mapped": sum(map(_index_bytes, [writer, *ids])), "private": private}
         for pipe, _ in pipes:
             pipe.send("end")
         for process in processes:
             process.join()
-        added[number] = after - before
-    index_bytes = num_rows * DIM * 5
+    totals = {number: each["mapped"] + each["private"] for number, each in cost.items()}
     return {
-        "one_bytes": added[1],
-        "eight_bytes": added[READERS],
-        "ratio": added[READERS] / added[1],
-        "index_bytes": index_bytes,
-        "private_copies_would_be": READERS * index_bytes / added[1],
+        "one_reader_bytes": totals[1],
+        "eight_readers_bytes": totals[READERS],
+        "of_which_private": cost[READERS]["private"],
+        "ratio": totals[READERS] / totals[1],
+        "raw_vector_bytes": num_rows * DIM * 4,
     }
 
 
-def _pss_when_ready(pipes: list[Any], processes: list[Any]) -> int:
-    """Wait until every process says that it is ready, then add up their proportional set sizes."""
+def _all_ready(pipes: list[Any]) -> None:
     for pipe, _ in pipes:
         pipe.recv()
-    return sum(psutil.Process(process.pid).memory_full_info().pss for process in processes)
+
+
+def _private_bytes(pid: int) -> int:
+    """Anonymous memory: what a process has of its own, files that only it happens to map left out."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss_Anon:"))
+
+
+def _index_bytes(pid: int) -> int:
+    maps = psutil.Process(pid).memory_maps(grouped=True)
+    return sum(each.pss for each in maps if "/main/shard-" in each.path and "/segments/" in each.path)
 
 
 def _reader_process(pipe: Connection, address: str, queries: np.ndarray) -> None:
     ray.init(address=address, namespace="hsokv", logging_level="ERROR", log_to_driver=False)
-    faiss.omp_set_num_threads(1)
-    threadpool_limits(1)
     batches = [queries[start : start + 32] for start in range(0, len(queries), 32)]
     with connect(NAME, WARM, reads="local") as warm:  # code and buffers are there before the index is
         for batch in batches:

@@ -32,8 +32,9 @@ from hsokv_ray.memory.stores import (
 )
 from hsokv_ray.memory.stores.filters import And, Filter, Or
 
-DRIVERS = ("faiss", "faiss-flat", "qdrant-edge", "lancedb", "qdrant-bridge", "qdrant-server")
-"""qdrant-bridge: the client of Qdrant servers, over HTTP to Qdrant's engine (tests/helpers/qdrant_bridge.py)."""
+SERVER = ("qdrant-server",) if os.environ.get(env.QDRANT_URL) else ()
+DRIVERS = ("faiss", "faiss-flat", "qdrant-edge", "lancedb", "qdrant-bridge", *SERVER)
+"""qdrant-server: the one at QDRANT_URL, where that is set. qdrant-bridge: the client of Qdrant servers, over HTTP to Qdrant's engine (tests/helpers/qdrant_bridge.py)."""
 BRIDGE = Path(__file__).parents[3] / "helpers" / "qdrant_bridge.py"
 BRIDGE_KEY_ENV = "HSOKV_TEST_BRIDGE_KEY"
 TOLERANCE = 1e-5
@@ -120,8 +121,6 @@ def new_oracle() -> type[Oracle]:
 
 @pytest.fixture(scope="session", params=DRIVERS)
 def driver_name(request: pytest.FixtureRequest) -> str:
-    if request.param == "qdrant-server" and not os.environ.get(env.QDRANT_URL):
-        pytest.skip(f"{env.QDRANT_URL} is not set")
     return request.param
 
 
