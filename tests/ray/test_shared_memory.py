@@ -25,8 +25,11 @@ from hsokv_ray.memory.shared import (
     stop_memory,
 )
 from hsokv_ray.memory.shared.links import actor_name
-from hsokv_ray.memory.shared.messages import ShardInfo
+from hsokv_ray.memory.shared.messages import ReaderState, ShardInfo
+from hsokv_ray.memory.shared.replica import copy_segment, drop_copy
+from hsokv_ray.memory.shared.updates import Replica
 from hsokv_ray.memory.stores import field
+from hsokv_ray.memory.stores.lsm.segment import Segment
 from hsokv_ray.runtime import NAMESPACE
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -254,6 +257,34 @@ def test_replicas_answer_while_the_writer_is_away(memory: Callable[..., str]):
         assert memory_status(name)[1]["vectors"] == 50
 
 
+def test_a_node_without_the_files_gets_copies_of_segments_and_drops_them(memory: Callable[..., str]):
+    rng = np.random.default_rng(11)
+    vectors = unit(rng, 100, DIM)
+    with connect(memory(seal_rows=50), reads="remote") as client:
+        client.upsert([str(i) for i in range(100)], vectors, [{"i": i} for i in range(100)])
+        client.optimize()
+        link, caller = client._links[0], client._caller
+        update = link.call("update", caller, ReaderState(), 0.0)
+        replica = Replica(lambda news: Segment.open(copy_segment(link, caller, news)), drop_copy)
+        view = replica.apply(update)
+        folders = [part.folder for part, _ in view.parts if isinstance(part, Segment)]
+        assert folders
+        assert not any(str(folder).startswith(client.config.root) for folder in folders)
+        assert [hits[0].id for hits in view.search(vectors, 1).hits()] == [str(i) for i in range(100)]
+        client.upsert([str(i) for i in range(50, 150)], unit(rng, 100, DIM))
+        client.optimize()
+        replica.apply(link.call("update", caller, replica.state, 0.0))
+        assert not any(folder.exists() for folder in folders)
+        assert [hits[0].id for hits in view.search(vectors, 1).hits()] == [str(i) for i in range(100)]
+        assert replica.view is not None
+        assert replica.view.alive_count == 150
+        with pytest.raises(StoreError, match="no longer part"):
+            link.call("segment_files", caller, "gone")
+        for part, _ in replica.view.parts:
+            if isinstance(part, Segment):
+                drop_copy(part)
+
+
 def test_a_restart_keeps_everything_and_a_second_start_finds_the_first(memory: Callable[..., str], tmp_path: Path):
     rng = np.random.default_rng(7)
     name = memory(num_shards=2)
@@ -290,9 +321,8 @@ def test_bad_input_is_the_same_clear_error_as_on_every_store(memory: Callable[..
 
 
 def test_snapshots_of_every_shard_can_be_restored(memory: Callable[..., str], tmp_path: Path):
-    from hsokv_ray.memory.stores.lsm.snapshot import restore_snapshot
-
     from hsokv_ray.memory.stores import open_store
+    from hsokv_ray.memory.stores.lsm.snapshot import restore_snapshot
 
     rng = np.random.default_rng(9)
     with connect(memory(num_shards=2)) as client:

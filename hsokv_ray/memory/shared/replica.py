@@ -1,6 +1,7 @@
 """Reading a shard away from its writer: the same reads as `ShardService`, from copies that follow it."""
 
 import os
+import shutil
 import tempfile
 import threading
 from hashlib import blake2b
@@ -96,15 +97,21 @@ def follow(link: Link, caller: Caller, *, num_threads: int) -> Reader:
 
     def open_segment(news: SegmentNews) -> Segment:
         folder = Path(news.folder)
-        return Segment.open(folder if folder.is_dir() else _copy(link, caller, news), verify=False)
+        return Segment.open(folder if folder.is_dir() else copy_segment(link, caller, news), verify=False)
 
-    return Reader(fetch, Replica(open_segment, num_threads=num_threads))
+    return Reader(fetch, Replica(open_segment, drop_copy, num_threads=num_threads))
 
 
-def _copy(link: Link, caller: Caller, news: SegmentNews) -> Path:
+def drop_copy(segment: Segment) -> None:
+    """Delete a segment's copy on this node; the shard's own files are not touched. Who has it mapped keeps it."""
+    if segment.folder.is_relative_to(_copies()):
+        shutil.rmtree(segment.folder, ignore_errors=True)  # another reader of this node may be deleting it, too
+
+
+def copy_segment(link: Link, caller: Caller, news: SegmentNews) -> Path:
     """Bring a segment from the writer's node to a folder of this node that its readers share."""
     place = blake2b(news.folder.encode(), digest_size=12).hexdigest()
-    target = Path(tempfile.gettempdir()) / f"hsokv-segments-{os.getuid()}" / place / news.name
+    target = _copies() / place / news.name
     if target.is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -120,3 +127,7 @@ def _copy(link: Link, caller: Caller, news: SegmentNews) -> Path:
             if not target.is_dir():  # else another reader of this node was faster
                 raise
     return target
+
+
+def _copies() -> Path:
+    return Path(tempfile.gettempdir()) / f"hsokv-segments-{os.getuid()}"

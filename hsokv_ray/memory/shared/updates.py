@@ -41,10 +41,18 @@ class Replica:
 
     Args:
         open_segment: turns the news of a segment into an open one; default: the folder that the shard wrote.
+        drop_segment: told of each segment that is no longer part of the view; older views may still use it.
         num_threads: threads of one search; 0 takes every CPU of this process.
     """
 
-    def __init__(self, open_segment: Callable[[SegmentNews], Segment] | None = None, *, num_threads: int = 0) -> None:
+    def __init__(
+        self,
+        open_segment: Callable[[SegmentNews], Segment] | None = None,
+        drop_segment: Callable[[Segment], None] = lambda segment: None,
+        *,
+        num_threads: int = 0,
+    ) -> None:
+        self._drop = drop_segment
         self._open = open_segment or (lambda news: Segment.open(Path(news.folder), verify=False))
         self._num_threads = num_threads
         self._segments: dict[str, tuple[Segment, np.ndarray | None]] = {}
@@ -67,12 +75,15 @@ class Replica:
         growing = {news.generation: _grown(news, known.get(news.generation), update) for news in update.growing}
         if self.view is None and update.dim is not None:
             calibrate_exact_search(update.dim)
+        gone = [segment for name, (segment, _) in self._segments.items() if name not in segments]
         self._segments, self._growing = segments, growing
         parts: tuple[tuple[Part, np.ndarray | None], ...] = (
             *segments.values(),
             *((part.view(), alive) for part, alive in growing.values()),
         )
         self.view = View(update.version, update.metric, update.dim, parts, num_threads=self._num_threads)
+        for segment in gone:
+            self._drop(segment)
         return self.view
 
     def clear(self) -> None:

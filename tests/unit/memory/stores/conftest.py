@@ -34,7 +34,8 @@ from hsokv_ray.memory.stores.filters import And, Filter, Or
 
 SERVER = ("qdrant-server",) if os.environ.get(env.QDRANT_URL) else ()
 DRIVERS = ("faiss", "faiss-flat", "qdrant-edge", "lancedb", "qdrant-bridge", *SERVER)
-"""qdrant-server: the one at QDRANT_URL, where that is set. qdrant-bridge: the client of Qdrant servers, over HTTP to Qdrant's engine (tests/helpers/qdrant_bridge.py)."""
+"""qdrant-bridge: the client of Qdrant servers, over HTTP to Qdrant's engine (tests/helpers/qdrant_bridge.py).
+qdrant-server: the server at QDRANT_URL, where that is set."""
 BRIDGE = Path(__file__).parents[3] / "helpers" / "qdrant_bridge.py"
 BRIDGE_KEY_ENV = "HSOKV_TEST_BRIDGE_KEY"
 TOLERANCE = 1e-5
