@@ -78,8 +78,13 @@ def test_every_file_names_the_same_torch() -> None:
 def test_every_requirement_is_pinned_inside_its_range() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pinned = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in pins().items()}
-    required = [Requirement(line) for line in project["dependencies"] + project["optional-dependencies"]["dev"]]
-    for requirement in required:
+    extras = project["optional-dependencies"]
+    own = next(each for each in map(Requirement, extras["dev"]) if each.name == project["name"])
+    lines = [*project["dependencies"], *extras["dev"], *(line for extra in own.extras for line in extras[extra])]
+    assert own.extras == {"qdrant-edge", "lancedb", "encoders"}
+    for requirement in map(Requirement, lines):
+        if requirement.name == own.name:
+            continue
         version = pinned[re.sub(r"[-_.]+", "-", requirement.name).lower()]
         assert requirement.specifier.contains(version), f"{requirement} is pinned to {version}"
 
