@@ -42,14 +42,14 @@ def write_manifest(folder: str | Path, *, extra: dict[str, Any]) -> Path:
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path not in own)
     files = {path.relative_to(folder).as_posix(): asdict(_entry(path, flush=True)) for path in paths}
     for subfolder in {path.parent for path in paths} - {folder}:
-        _flush_folder(subfolder)
+        flush_folder(subfolder)
     temporary, target = folder / (NAME + ".tmp"), folder / NAME
     with temporary.open("w", encoding="utf-8") as file:
         json.dump({"format": FORMAT, "files": files, "extra": extra}, file, indent=1, sort_keys=True)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(target)
-    _flush_folder(folder)
+    flush_folder(folder)
     return target
 
 
@@ -102,7 +102,8 @@ def _entry(path: Path, *, flush: bool = False) -> FileEntry:
         return FileEntry(num_bytes=file.tell(), sha256=digest)
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
+    """Put the names in `folder` on disk. Raises `OSError`."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -8,7 +8,6 @@ one before goes when the new one stands. A process killed at any moment leaves t
 """
 
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -19,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from hsokv_ray.errors import CheckpointError, StoreError
-from hsokv_ray.manifest import read_manifest, verify_manifest, write_manifest
+from hsokv_ray.manifest import flush_folder, read_manifest, verify_manifest, write_manifest
 
 FORMAT = 1
 ARRAYS = "arrays.safetensors"
@@ -51,7 +50,7 @@ def save_state(folder: str | Path, kind: str, arrays: dict[str, np.ndarray], val
         (temporary / VALUES).write_text(json.dumps(values, allow_nan=False, ensure_ascii=False), encoding="utf-8")
         write_manifest(temporary, extra={"kind": kind, "format": FORMAT})
         temporary.rename(target)
-        _flush(folder)
+        flush_folder(folder)
         for number in _numbers(folder):
             if number < int(target.name.removeprefix("state-")):
                 _remove(folder, number)
@@ -102,11 +101,3 @@ def _clean(folder: Path) -> None:
             read_manifest(folder / f"state-{number:08d}")
         except CheckpointError as error:
             raise StoreError(f"{error}; move it away first") from None
-
-
-def _flush(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -16,7 +16,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from hsokv_ray.errors import CheckpointError, RunError
-from hsokv_ray.manifest import read_manifest, verify_manifest, write_manifest
+from hsokv_ray.manifest import flush_folder, read_manifest, verify_manifest, write_manifest
 from hsokv_ray.training.snapshot import Snapshot, read_snapshot, write_snapshot
 
 BEST = "best.json"
@@ -108,7 +108,7 @@ class CheckpointStore:
             write_manifest(temporary, extra={"step": snapshot.step, "best": best})
             self._set_aside(target)
             temporary.rename(target)
-            _flush(self.folder)
+            flush_folder(self.folder)
             self.prune(newest=snapshot.step)
         except (OSError, SafetensorError) as error:
             # What went wrong is `error`; a failure to clean up after it must not hide it.
@@ -185,21 +185,13 @@ class CheckpointStore:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(self.folder / BEST)
-        _flush(self.folder)
+        flush_folder(self.folder)
 
 
 def _is_disk_full(error: OSError | SafetensorError) -> bool:
     # safetensors ("I/O error: ... (os error 28)") and shutil.copytree ("[Errno 28] ...") give the number as text only.
     texts = [f"{name} {code}{end}" for code in _DISK_FULL for name, end in (("(os error", ")"), ("[Errno", "]"))]
     return getattr(error, "errno", None) in _DISK_FULL or any(text in str(error) for text in texts)
-
-
-def _flush(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _megabytes(num_bytes: float) -> str:

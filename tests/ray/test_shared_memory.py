@@ -24,7 +24,8 @@ from hsokv_ray.memory.shared import (
     start_memory,
     stop_memory,
 )
-from hsokv_ray.memory.shared.links import actor_name
+from hsokv_ray.memory.shared.config import claim_folder
+from hsokv_ray.memory.shared.links import Link, actor_name
 from hsokv_ray.memory.shared.messages import ReaderState, ShardInfo
 from hsokv_ray.memory.shared.replica import copy_segment, drop_copy
 from hsokv_ray.memory.shared.updates import Replica
@@ -205,45 +206,90 @@ def test_a_memory_that_wants_keys_refuses_who_has_none(memory: Callable[..., str
         connect(memory(require_key=True))
 
 
-def test_a_client_of_newer_code_says_how_to_recreate_an_older_actor():
+def test_a_client_of_newer_code_says_how_to_recreate_an_older_actor_and_that_works(tmp_path: Path):
     class Older:
         def describe(self) -> ShardInfo:
             return ShardInfo(0, "0.0.1", "{}", 0, "node", "host", 1)
 
-    actor = ray.remote(num_cpus=0)(Older).options(name=actor_name("older", 0), namespace=NAMESPACE).remote()
+    root = str(tmp_path / "older")
+    claim_folder(MemoryConfig(name="older", root=root))
+    ray.remote(num_cpus=0)(Older).options(
+        name=actor_name("older", 0), namespace=NAMESPACE, lifetime="detached"
+    ).remote()
     try:
         with pytest.raises(StoreError, match=r"hsokv_ray 0\.0\.1 .*hsokv memory restart older"):
             connect("older")
+        with pytest.raises(StoreError, match="--root DIR"):
+            restart_memory("older")
+        restart_memory("older", root)
+        with connect("older") as client:
+            assert client.count() == 0
     finally:
-        ray.kill(actor)
+        stop_memory("older")
 
 
-def test_a_full_queue_is_a_typed_refusal_and_patience_gets_through(memory: Callable[..., str]):
+def test_many_clients_get_through_a_queue_that_is_too_small_for_them(memory: Callable[..., str]):
     rng = np.random.default_rng(5)
     name = memory(queue_bytes=2**16)
     vectors = unit(rng, 2000, DIM)
     errors: list[Exception] = []
-    with connect(name, patience_s=0.0) as hasty, connect(name, patience_s=60) as patient:
 
-        def write(client: MemoryClient, i: int) -> None:
-            try:
-                client.upsert([f"{i} {row}" for row in range(len(vectors))], vectors)
-            except StoreError as error:
-                errors.append(error)
+    def write(i: int) -> None:
+        try:
+            with connect(name, patience_s=60) as client:
+                for turn in range(5):
+                    client.upsert([f"{i} {turn} {row}" for row in range(len(vectors))], vectors)
+        except StoreError as error:
+            errors.append(error)
 
-        for client in (patient, hasty):
-            threads = [threading.Thread(target=write, args=(client, i)) for i in range(8)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            if client is patient:
-                assert not errors
-                assert client.count() == 8 * len(vectors)
-        refused = [error for error in errors if isinstance(error, Overloaded)]
-        assert all(error.retry_after_s > 0 for error in refused)
-        assert memory_status(name)[0]["refused"] > 0
-        assert patient.count() == 8 * len(vectors)
+    threads = [threading.Thread(target=write, args=(i,)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert memory_status(name)[0]["refused"] > 0
+    with connect(name) as client:
+        assert client.count() == 6 * 5 * len(vectors)
+
+
+def test_a_client_holds_a_bounded_number_of_bytes_and_says_when_to_come_back(memory: Callable[..., str]):
+    rng = np.random.default_rng(12)
+    with connect(memory(queue_bytes=2**16), patience_s=5) as client:
+        client._patience_s = 0.3
+        client._budget.take(2**16)
+        with pytest.raises(Overloaded, match="this client holds") as caught:
+            client.upsert(["a"], unit(rng, 1, DIM))
+        assert caught.value.retry_after_s > 0
+        client._budget.give(2**16)
+        large = unit(rng, 5000, DIM)  # several times the budget: alone it goes
+        assert client.upsert([str(i) for i in range(5000)], large) == 5000
+        assert client._budget.num_bytes == 0
+        assert client.count() == 5000
+
+
+def test_a_refusal_arrives_typed_when_patience_ends_and_other_errors_at_once():
+    class Full:
+        def is_up(self) -> bool:
+            return True
+
+        def read(self, method: str, *args: Any) -> None:
+            if method == "count":
+                raise Overloaded("the shard holds 9 bytes of calls", retry_after_s=0.1)
+            raise DataError("cursor: wrong")
+
+    actor = ray.remote(num_cpus=0)(Full).options(name=actor_name("full", 0), namespace=NAMESPACE).remote()
+    try:
+        assert ray.get(actor.is_up.remote())
+        link = Link("full", 0, patience_s=3)
+        for ask in (lambda: link.call("count"), lambda: link.start("count")()):
+            with pytest.raises(Overloaded, match="try again in 0.1 s") as caught:
+                ask()
+            assert caught.value.retry_after_s == 0.1
+        with pytest.raises(DataError, match="cursor: wrong"):
+            link.call("scroll")
+    finally:
+        ray.kill(actor)
 
 
 def test_replicas_answer_while_the_writer_is_away(memory: Callable[..., str]):
@@ -291,13 +337,16 @@ def test_a_restart_keeps_everything_and_a_second_start_finds_the_first(memory: C
     with connect(name) as client:
         client.upsert([str(i) for i in range(100)], unit(rng, 100, DIM))
         pid = client.info().pid
-    assert start_memory(MemoryConfig(name=name, root=str(tmp_path / name))).num_shards == 2
+    same = MemoryConfig(name=name, root=str(tmp_path / name), num_shards=2)
+    assert start_memory(same) == same
     restart_memory(name)
     with connect(name) as client:
         assert client.info().pid != pid
         assert client.count() == 100
-    with pytest.raises(ConfigError, match="runs already"):
-        start_memory(MemoryConfig(name=name, root=str(tmp_path / "elsewhere")))
+    with pytest.raises(ConfigError, match="runs already .*root: "):
+        start_memory(MemoryConfig(name=name, root=str(tmp_path / "elsewhere"), num_shards=2))
+    with pytest.raises(ConfigError, match="runs already .*num_shards: 2 -> 1"):
+        start_memory(MemoryConfig(name=name, root=str(tmp_path / name)))
     stop_memory(name)
     with pytest.raises(ConfigError, match="num_shards: 2 -> 3"):
         start_memory(MemoryConfig(name=name, root=str(tmp_path / name), num_shards=3))

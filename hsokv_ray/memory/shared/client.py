@@ -11,6 +11,7 @@ replicas or its writer, with concurrent calls joined.
 
 import itertools
 import json
+import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -22,7 +23,8 @@ import numpy as np
 import ray
 
 from hsokv_ray import env
-from hsokv_ray.errors import ConfigError, DataError, StoreError
+from hsokv_ray.errors import ConfigError, DataError, Overloaded, StoreError
+from hsokv_ray.memory.shared.budget import ByteBudget
 from hsokv_ray.memory.shared.config import MemoryConfig
 from hsokv_ray.memory.shared.links import PATIENCE_S, Link, read_config
 from hsokv_ray.memory.shared.messages import NOTHING, ShardInfo, shard_of
@@ -93,6 +95,8 @@ class MemoryClient(VectorStore):
         self._caller = caller
         self._links = [first, *(Link(name, i, patience_s=patience_s) for i in range(1, self.config.num_shards))]
         self._dim: int | None = None
+        self._patience_s = patience_s
+        self._budget = ByteBudget(self.config.queue_bytes, "this client")
         self._written = [NOTHING] * len(self._links)
         self._threads = ThreadPoolExecutor(max(len(self._links), 1), "memory-client")
         self._reads = self._choose_reads(reads, info.node_id, freshness, patience_s)
@@ -169,15 +173,18 @@ class MemoryClient(VectorStore):
         return RemoteReads(self._caller, self._links, replicas, freshness, self._threads)
 
     def _upsert(self, rows: Rows) -> None:
-        under_way: deque[tuple[int, Callable[[], Version]]] = deque()
-        for shard, part in enumerate(self._split(rows)):
-            for chunk in _chunks(part):
-                if len(under_way) >= _CHUNKS_UNDER_WAY:
-                    self._finish(*under_way.popleft())
-                write = self._links[shard].start("upsert", self._caller, chunk, uuid.uuid4().hex)
-                under_way.append((shard, write))
-        while under_way:
-            self._finish(*under_way.popleft())
+        under_way: deque[tuple[int, int, Callable[[], Version]]] = deque()
+        try:
+            for shard, part in enumerate(self._split(rows)):
+                for chunk in _chunks(part):
+                    num_bytes = chunk.vectors.nbytes + sum(map(len, chunk.metadata))
+                    self._make_room(num_bytes, under_way)
+                    write = self._links[shard].start("upsert", self._caller, chunk, uuid.uuid4().hex)
+                    under_way.append((shard, num_bytes, write))
+            while under_way:
+                self._finish(under_way)
+        finally:
+            self._budget.give(sum(num_bytes for _, num_bytes, _ in under_way))
         self._dim = rows.vectors.shape[1]
 
     def _search(self, queries: np.ndarray, top_k: int, predicate: Predicate | None) -> list[list[Hit]]:
@@ -263,8 +270,29 @@ class MemoryClient(VectorStore):
             parts[shard_of(id, len(self._links))].append(id)
         return parts
 
-    def _finish(self, shard: int, write: Callable[[], Version]) -> None:
-        self._note(shard, write())
+    def _make_room(self, num_bytes: int, under_way: deque[tuple[int, int, Callable[[], Version]]]) -> None:
+        """Take `num_bytes` of the budget: first by finishing this call's own writes, then by waiting for others'."""
+        end = time.monotonic() + self._patience_s
+        while len(under_way) >= _CHUNKS_UNDER_WAY:
+            self._finish(under_way)
+        while True:
+            try:
+                return self._budget.take(num_bytes)
+            except Overloaded as full:
+                if under_way:
+                    self._finish(under_way)
+                elif time.monotonic() + full.retry_after_s > end:
+                    raise
+                else:
+                    time.sleep(full.retry_after_s)
+
+    def _finish(self, under_way: deque[tuple[int, int, Callable[[], Version]]]) -> None:
+        """Wait for the oldest write."""
+        shard, num_bytes, write = under_way.popleft()
+        try:
+            self._note(shard, write())
+        finally:
+            self._budget.give(num_bytes)
 
     def _note(self, shard: int, version: Version) -> None:
         self._written[shard] = max(self._written[shard], version)

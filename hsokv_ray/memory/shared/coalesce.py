@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hsokv_ray.errors import Overloaded
+from hsokv_ray.errors import Overloaded, StoreError
 
 
 @dataclass(eq=False, slots=True)
@@ -55,7 +55,11 @@ class Coalescer:
         """Return the answers of `queries`, one each; what `send` raises is raised in every caller it concerns."""
         call = _Call(key, queries)
         if not self._enter(call):
-            call.turn.wait()
+            try:
+                call.turn.wait()
+            except BaseException:  # Ctrl-C: nobody may wait for this thread any more
+                self._leave(call)
+                raise
         if call.answer is None and call.error is None:
             self._lead(call)
         if call.error is not None:
@@ -83,15 +87,26 @@ class Coalescer:
             self._run(batch)
         finally:
             with self._lock:
-                following = next((each for each in self._waiting if not each.leads), None)
-                if following is None:
-                    self._under_way -= 1
-                else:
-                    following.leads = True
-            if following is not None:
-                following.turn.set()
+                self._hand_on()
             for each in batch:
                 each.turn.set()
+
+    def _hand_on(self) -> None:
+        """Let the next one send, if one waits. The caller holds the lock."""
+        following = next((each for each in self._waiting if not each.leads), None)
+        if following is None:
+            self._under_way -= 1
+        else:
+            following.leads = True
+            following.turn.set()
+
+    def _leave(self, call: _Call) -> None:
+        with self._lock:
+            if call in self._waiting:
+                del self._waiting[call]
+                self._waiting_bytes -= call.queries.nbytes
+                if call.leads:
+                    self._hand_on()
 
     def _take(self, call: _Call) -> list[_Call]:
         """Remove `call` and what fits beside it from the queue."""
@@ -109,8 +124,9 @@ class Coalescer:
         try:
             answers = self._send(batch[0].key, np.concatenate([each.queries for each in batch]))
         except BaseException as error:
+            ours = isinstance(error, Exception)  # an interruption concerns the thread that was interrupted, alone
             for each in batch:
-                each.error = error
+                each.error = error if ours or each is batch[0] else StoreError("the call was interrupted; try again")
             return
         start = 0
         for each in batch:

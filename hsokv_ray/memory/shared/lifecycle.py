@@ -10,9 +10,10 @@ import time
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from hsokv_ray.config import differences
 from hsokv_ray.errors import ConfigError, StoreError
 from hsokv_ray.memory.shared.actor import ReplicaActor, ShardActor
 from hsokv_ray.memory.shared.config import MemoryConfig, claim_folder, read_folder
@@ -32,10 +33,10 @@ def start_memory(config: MemoryConfig) -> MemoryConfig:
     connect()
     running = running_config(config.name)
     if running is not None:
-        if running.root != config.root:
+        if changed := differences(running.model_dump(), config.model_dump()):
             raise ConfigError(
-                f"memory {config.name!r} runs already, in {running.root}, not in {config.root}; "
-                "stop it, or use another name"
+                f"memory {config.name!r} runs already with other settings ({'; '.join(changed)}); "
+                f"use those, another name, or first: hsokv memory stop {config.name}"
             )
         return running
     claim_folder(config)
@@ -56,10 +57,14 @@ def stop_memory(name: str) -> bool:
     connect()
     handles = _handles(name)
     for handle in handles:
+        if not hasattr(handle, "write"):  # of another version: its log has what it acknowledged
+            continue
         try:
             ray.get(handle.write.remote("close"), timeout=60)
         except RayActorError:  # already gone
             continue
+        except GetTimeoutError:
+            raise StoreError(f"memory {name!r} did not close within 60 s; it may be busy: try again") from None
     for handle in handles:
         ray.kill(handle, no_restart=True)
     _wait_gone(name)
@@ -76,7 +81,7 @@ def restart_memory(name: str, root: str | None = None) -> MemoryConfig:
     if root is None:
         try:
             root = read_config(ray.get(find_actor(actor_name(name, 0), name).describe.remote(), timeout=30)).root
-        except (RayActorError, ValueError) as error:
+        except (RayActorError, GetTimeoutError, ValueError) as error:
             raise StoreError(f"memory {name!r} does not answer ({error}); say where it is: --root DIR") from None
     stop_memory(name)
     return _start(read_folder(root))

@@ -18,7 +18,7 @@ from hsokv_ray.memory.shared.updates import Replica
 from hsokv_ray.memory.stores.facets import Predicate
 from hsokv_ray.memory.stores.lsm.segment import Segment
 from hsokv_ray.memory.stores.lsm.view import Version, View
-from hsokv_ray.memory.stores.types import Page, Record
+from hsokv_ray.memory.stores.types import Record
 
 
 class ReplicaService:
@@ -54,11 +54,6 @@ class ReplicaService:
         """Return how many rows satisfy `predicate`."""
         view = self._view(caller, at_least)
         return (view.count(predicate), view.version) if view else (0, NOTHING)
-
-    def scroll(self, caller: Caller, predicate: Predicate | None, page_size: int, cursor: str | None) -> Page:
-        """Return a page of rows."""
-        view = self._view(caller, NOTHING)
-        return view.scroll(predicate, page_size, cursor) if view else Page([], None)
 
     def status(self) -> dict[str, Any]:
         """Return what this replica holds."""

@@ -2,15 +2,15 @@
 
 import shutil
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hsokv_ray.errors import Overloaded, StoreError
+from hsokv_ray.errors import StoreError
+from hsokv_ray.memory.shared.budget import ByteBudget
 from hsokv_ray.memory.shared.config import MemoryConfig, read_folder
 from hsokv_ray.memory.shared.messages import NOTHING, PackedHits, ReaderState, Reply, Update
 from hsokv_ray.memory.shared.tenants import Tenants
@@ -20,6 +20,8 @@ from hsokv_ray.memory.stores.lsm.segment import Segment
 from hsokv_ray.memory.stores.lsm.store import FaissStore
 from hsokv_ray.memory.stores.lsm.view import Version, View
 from hsokv_ray.memory.stores.types import Page, Record, Rows
+
+_PROBLEMS = ("failure", "background_error")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class ShardService:
         self.tenants = Tenants(root, require_key=self.config.require_key)
         self._stores: dict[Path, FaissStore] = {}
         self._opening = threading.Lock()
-        self._queue = _Queue(self.config.queue_bytes)
+        self._queue = ByteBudget(self.config.queue_bytes, "the shard")
 
     def upsert(self, caller: Caller, rows: Rows, request_id: str) -> Version:
         """Write `rows` durably; a request id seen before writes nothing and gets the first answer."""
@@ -75,7 +77,8 @@ class ShardService:
     def get(self, caller: Caller, ids: list[str]) -> tuple[list[Record | None], Version]:
         """Return the records of `ids`, None where there is none."""
         view = self.view(caller)
-        return (view.get(ids), view.version) if view else ([None] * len(ids), NOTHING)
+        with self._queue.room(sum(map(len, ids))):
+            return (view.get(ids), view.version) if view else ([None] * len(ids), NOTHING)
 
     def count(self, caller: Caller, predicate: Predicate | None) -> tuple[int, Version]:
         """Return how many rows of this shard satisfy `predicate`."""
@@ -147,17 +150,16 @@ class ShardService:
 
     def status(self) -> dict[str, Any]:
         """Return what this shard holds, summed over the collections that are open, and its queue."""
-        with self._opening:
-            stores = list(self._stores.values())
-        stats = [store.stats() for store in stores]
+        with self._opening:  # none is closed meanwhile
+            stats = [store.stats() for store in self._stores.values()]
         return {
-            "open_collections": len(stores),
+            "open_collections": len(stats),
             "vectors": sum(each.count for each in stats),
             "disk_bytes": sum(each.disk_bytes or 0 for each in stats),
             "log_bytes": sum(each.details.get("log_bytes", 0) for each in stats),
             "queue_bytes": self._queue.num_bytes,
             "refused": self._queue.refused,
-            "problems": [problem for each in stats if (problem := each.details.get("failure"))],
+            "problems": [str(each.details[key]) for each in stats for key in _PROBLEMS if each.details[key]],
         }
 
     def close(self) -> None:
@@ -179,30 +181,3 @@ class ShardService:
             if folder not in self._stores and (create or folder.is_dir()):
                 self._stores[folder] = FaissStore(self.config.store_config(folder), takeover=True)
             return self._stores.get(folder)
-
-
-class _Queue:
-    """Bytes of the calls being worked on; a call that would pass the limit is refused, unless it is alone."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        self.limit_bytes = limit_bytes
-        self.num_bytes = 0
-        self.refused = 0
-        self._lock = threading.Lock()
-
-    @contextmanager
-    def room(self, num_bytes: int) -> Iterator[None]:
-        with self._lock:
-            if self.num_bytes and self.num_bytes + num_bytes > self.limit_bytes:
-                self.refused += 1
-                raise Overloaded(
-                    f"the shard holds {self.num_bytes} bytes of calls, {num_bytes} more pass its limit of "
-                    f"{self.limit_bytes}",
-                    retry_after_s=0.05 + self.num_bytes / 200e6,
-                )
-            self.num_bytes += num_bytes
-        try:
-            yield
-        finally:
-            with self._lock:
-                self.num_bytes -= num_bytes

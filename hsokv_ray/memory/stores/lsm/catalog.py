@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 
 from hsokv_ray.errors import ConfigError, StoreError
+from hsokv_ray.manifest import flush_folder
 from hsokv_ray.memory.stores.config import FaissConfig
-from hsokv_ray.memory.stores.lsm.fence import flush_folder
 from hsokv_ray.memory.stores.lsm.log import disk_error
 from hsokv_ray.memory.stores.lsm.requests import Outcome, pack_requests, unpack_requests
 from hsokv_ray.memory.stores.types import Metric

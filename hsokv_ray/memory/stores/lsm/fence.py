@@ -16,6 +16,7 @@ import os
 from pathlib import Path
 
 from hsokv_ray.errors import StoreError
+from hsokv_ray.manifest import flush_folder
 
 LOCK = "owner.lock"
 EPOCHS = "epochs"
@@ -107,15 +108,6 @@ def check_epoch(folder: Path, epoch: int) -> None:
 def list_epochs(folder: Path) -> list[int]:
     """Return the epochs that were claimed, in any order."""
     return [int(name) for name in os.listdir(folder / EPOCHS) if name.isdigit()]
-
-
-def flush_folder(folder: Path) -> None:
-    """Put the names in `folder` on disk. Raises `OSError`."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _create(path: Path) -> bool:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hsokv_ray.errors import StoreError
-from hsokv_ray.memory.stores.lsm.fence import flush_folder
+from hsokv_ray.manifest import flush_folder
 from hsokv_ray.memory.stores.lsm.records import (
     HEADER_BYTES,
     Buffer,

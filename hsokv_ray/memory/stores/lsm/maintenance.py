@@ -27,10 +27,11 @@ from pathlib import Path
 from typing import Any
 
 from hsokv_ray.errors import StoreError
+from hsokv_ray.manifest import flush_folder
 from hsokv_ray.memory.stores.config import FaissConfig
 from hsokv_ray.memory.stores.lsm.background import TICK_S, Background
 from hsokv_ray.memory.stores.lsm.catalog import delete_catalogs_before, write_catalog
-from hsokv_ray.memory.stores.lsm.fence import check_epoch, flush_folder
+from hsokv_ray.memory.stores.lsm.fence import check_epoch
 from hsokv_ray.memory.stores.lsm.indexes import AUTO_ROWS, Kind, choose_kind
 from hsokv_ray.memory.stores.lsm.log import delete_before, disk_error, list_logs
 from hsokv_ray.memory.stores.lsm.recovery import LOG, SEGMENTS, Opened, next_catalog

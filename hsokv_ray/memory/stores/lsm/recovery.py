@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hsokv_ray.errors import StoreError
+from hsokv_ray.manifest import flush_folder
 from hsokv_ray.memory.stores.config import FaissConfig
 from hsokv_ray.memory.stores.lsm.catalog import (
     FOLDER,
@@ -23,7 +24,7 @@ from hsokv_ray.memory.stores.lsm.catalog import (
     load_catalogs,
     write_catalog,
 )
-from hsokv_ray.memory.stores.lsm.fence import EPOCHS, LOCK, FolderLock, claim_epoch, flush_folder, lock_folder
+from hsokv_ray.memory.stores.lsm.fence import EPOCHS, LOCK, FolderLock, claim_epoch, lock_folder
 from hsokv_ray.memory.stores.lsm.log import LogWriter, Tail, disk_error, flush_logs, list_logs, read_log, read_writes
 from hsokv_ray.memory.stores.lsm.requests import Requests
 from hsokv_ray.memory.stores.lsm.segment import Segment

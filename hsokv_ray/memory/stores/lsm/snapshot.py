@@ -21,7 +21,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from hsokv_ray.errors import CheckpointError, DataError, StoreError
-from hsokv_ray.manifest import FileEntry, read_manifest
+from hsokv_ray.manifest import FileEntry, flush_folder, read_manifest
 from hsokv_ray.memory.stores.lsm.catalog import (
     FOLDER,
     Catalog,
@@ -30,7 +30,7 @@ from hsokv_ray.memory.stores.lsm.catalog import (
     read_catalog,
     write_catalog,
 )
-from hsokv_ray.memory.stores.lsm.fence import EPOCHS, flush_folder
+from hsokv_ray.memory.stores.lsm.fence import EPOCHS
 from hsokv_ray.memory.stores.lsm.maintenance import Maintenance
 from hsokv_ray.memory.stores.lsm.recovery import LOG, SEGMENTS, SNAPSHOT, next_catalog
 from hsokv_ray.memory.stores.lsm.rewrite import merge

@@ -19,6 +19,7 @@ from uuid import UUID
 import numpy as np
 
 from hsokv_ray.errors import ConfigError, StoreError
+from hsokv_ray.manifest import flush_folder
 from hsokv_ray.memory.stores.qdrant.engine import (
     DISTANCES,
     HNSW_EF,
@@ -82,7 +83,7 @@ class EdgeEngine:
                 file.flush()
                 os.fsync(file.fileno())
             draft.rename(self._path / "engine")
-            _flush_folder(self._path)
+            flush_folder(self._path)
         self._load()
         self._dim = dim
 
@@ -231,14 +232,6 @@ def _stored_dim(path: Path, metric: Metric, dim: int | None) -> int:
         raise StoreError(f"qdrant {path}: it has format {found_format!r}; this version reads {FORMAT}")
     check_made_with(str(path), found_metric, found_dim, metric, dim)
     return found_dim
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _point_ids(ids: list[UUID]) -> list[int | UUID | str]:

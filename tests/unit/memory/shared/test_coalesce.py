@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hsokv_ray.errors import Overloaded
-from hsokv_ray.memory.shared.coalesce import Coalescer
+from hsokv_ray.memory.shared.coalesce import Coalescer, _Call
 
 
 def test_every_caller_of_many_gets_its_own_answer_and_calls_are_joined():
@@ -90,3 +90,56 @@ def test_a_full_queue_refuses_and_says_when_to_come_back():
         leave.set()
         assert first.result(10) == second.result(10) == [0]
     assert caught.value.retry_after_s > 0
+
+
+def test_an_interruption_concerns_nobody_but_the_thread_that_was_interrupted():
+    entered, leave = threading.Event(), threading.Event()
+    interrupts = True
+
+    def send(key: int, queries: np.ndarray) -> list[int]:
+        entered.set()
+        assert leave.wait(10)
+        if interrupts and len(queries) > 1:
+            raise KeyboardInterrupt
+        return [0] * len(queries)
+
+    joined = Coalescer(send, depth=1)
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(joined.call, 0, np.zeros((1, 2), np.float32))
+        assert entered.wait(10)
+        others = [pool.submit(joined.call, 0, np.zeros((1, 2), np.float32)) for _ in range(3)]
+        while len(joined._waiting) < 3:
+            pass
+        leave.set()
+        assert first.result(10) == [0]
+        errors = sorted(type(other.exception(10)).__name__ for other in others)
+    assert errors == ["KeyboardInterrupt", "StoreError", "StoreError"]
+    interrupts = False
+    assert joined.call(0, np.zeros((2, 2), np.float32)) == [0, 0]
+
+
+def test_a_waiting_caller_that_gives_up_leaves_the_way_free(monkeypatch: pytest.MonkeyPatch):
+    entered, leave = threading.Event(), threading.Event()
+
+    def send(key: int, queries: np.ndarray) -> list[int]:
+        entered.set()
+        assert leave.wait(10)
+        return [0] * len(queries)
+
+    class Interrupted(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            raise KeyboardInterrupt
+
+    joined = Coalescer(send, depth=1)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(joined.call, 0, np.zeros((1, 2), np.float32))
+        assert entered.wait(10)
+        call = _Call(0, np.zeros((1, 2), np.float32), turn=Interrupted())
+        monkeypatch.setattr("hsokv_ray.memory.shared.coalesce._Call", lambda *args: call)
+        with pytest.raises(KeyboardInterrupt):
+            joined.call(0, call.queries)
+        monkeypatch.undo()
+        assert not joined._waiting
+        leave.set()
+        assert first.result(10) == [0]
+        assert pool.submit(joined.call, 0, np.zeros((1, 2), np.float32)).result(10) == [0]
