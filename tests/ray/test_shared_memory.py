@@ -354,6 +354,19 @@ def test_a_restart_keeps_everything_and_a_second_start_finds_the_first(memory: C
         connect(name)
 
 
+def test_stopping_passes_over_actors_that_end_after_they_were_listed(
+    memory: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+):
+    name = memory()
+    listed = ray.util.list_named_actors
+    gone = {"name": actor_name(name, 1), "namespace": NAMESPACE}
+    answers = iter([True, True, False])
+    monkeypatch.setattr(ray.util, "list_named_actors", lambda **where: listed(**where) + [gone] * next(answers, False))
+    assert stop_memory(name)
+    with pytest.raises(StoreError, match="no memory"):
+        connect(name)
+
+
 def test_bad_input_is_the_same_clear_error_as_on_every_store(memory: Callable[..., str]):
     rng = np.random.default_rng(8)
     with connect(memory()) as client:

@@ -6,6 +6,7 @@ restart_memory("notes")           # after an upgrade: the actors run the code th
 stop_memory("notes")
 """
 
+import contextlib
 import time
 from typing import Any
 
@@ -127,8 +128,11 @@ def _handles(name: str) -> list[Any]:
     prefix = f"memory/{name}/"
     listed: list[Any] = ray.util.list_named_actors(all_namespaces=True)
     names = [each["name"] for each in listed if each["namespace"] == NAMESPACE and each["name"].startswith(prefix)]
-    ours = sorted(names, key=lambda each: each.count("/"))
-    return [find_actor(each, name) for each in ours]
+    found = []
+    for each in sorted(names, key=lambda each: each.count("/")):
+        with contextlib.suppress(StoreError):  # it ended since it was listed
+            found.append(find_actor(each, name))
+    return found
 
 
 def _wait_gone(name: str) -> None:
