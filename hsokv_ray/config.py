@@ -11,7 +11,7 @@ import difflib
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import pydantic
 import tyro
@@ -31,6 +31,9 @@ class Config(pydantic.BaseModel):
     """A frozen section of configuration; unknown keys are errors, the docstring under a field is its help."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    aliases: ClassVar[dict[str, str]] = {}
+    """Other names that a class's own validator understands -> the field they set."""
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -145,7 +148,7 @@ def _description(cls: type[Config]) -> str:
 def _check_keys(cls: type[Config], values: dict[str, Any], where: str) -> None:
     inner = sections(cls)
     for key, value in values.items():
-        if key not in cls.model_fields:
+        if key not in cls.model_fields and key not in cls.aliases:
             raise ConfigError(f"{where}: unknown key {key!r}; {_suggestion(str(key), cls)}")
         if key in inner and isinstance(value, dict):
             _check_keys(inner[key], value, f"{where}: {key}")

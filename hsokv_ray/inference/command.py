@@ -12,18 +12,33 @@ from hsokv_ray.inference.config import GenerateConfig
 
 if TYPE_CHECKING:
     from hsokv_ray.inference.generation import Generator
+    from hsokv_ray.inference.loading import LoadedModel
 
 
 def main(argv: Sequence[str]) -> int:
     """Run `hsokv generate` with the words after it; return the exit status."""
     config = parse(GenerateConfig, argv, prog="hsokv generate")
+    if config.is_long:
+        return _run_long(config)
     if config.input is not None:
         return _run_batch(config)
     return _run_prompt(config) if config.prompt is not None else _run_interactive(config)
 
 
 def _run_prompt(config: GenerateConfig) -> int:
-    generator = _generator(config)
+    return _answer(_generator(config), config)
+
+
+def _run_long(config: GenerateConfig) -> int:
+    from hsokv_ray.inference.long import check_text, open_long
+
+    check_text(config)
+    loaded = _loaded(config, encoder_decoders=True)
+    with open_long(loaded, config, say=_note) as generator:
+        return _answer(generator, config) if config.prompt is not None else _converse(generator, config)
+
+
+def _answer(generator: "Generator", config: GenerateConfig) -> int:
     prompt = config.prompt or ""
     generator.encode(prompt)
     _write(prompt)
@@ -36,7 +51,10 @@ def _run_prompt(config: GenerateConfig) -> int:
 
 
 def _run_interactive(config: GenerateConfig) -> int:
-    generator = _generator(config)
+    return _converse(_generator(config), config)
+
+
+def _converse(generator: "Generator", config: GenerateConfig) -> int:
     from hsokv_ray.inference.interactive import Session, read_line
 
     session = Session(generator, config.sampling, read=read_line, write=_write)
@@ -63,17 +81,23 @@ def _run_batch(config: GenerateConfig) -> int:
 
 
 def _generator(config: GenerateConfig) -> "Generator":
+    loaded = _loaded(config)
+    from hsokv_ray.inference.generation import Generator
+
+    return Generator(loaded)
+
+
+def _loaded(config: GenerateConfig, *, encoder_decoders: bool = False) -> "LoadedModel":
     source = resolve(config.checkpoint)  # before the imports that take seconds
     from transformers.utils import logging
 
-    from hsokv_ray.inference.generation import Generator
     from hsokv_ray.inference.loading import load
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    model = (loaded := load(source, device=config.device)).model
+    model = (loaded := load(source, device=config.device, encoder_decoders=encoder_decoders)).model
     _note(f"{source.model}: {model.num_parameters() / 1e6:.1f}M parameters on {model.device}, {model.dtype}")
-    return Generator(loaded)
+    return loaded
 
 
 def _check_writable(path: str | None) -> None:

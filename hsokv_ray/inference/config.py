@@ -6,6 +6,7 @@ import pydantic
 import tyro
 
 from hsokv_ray.config import Config
+from hsokv_ray.longcontext.config import LongContextConfig
 
 
 class SamplingConfig(Config):
@@ -33,6 +34,9 @@ class SamplingConfig(Config):
 class GenerateConfig(Config):
     """Generate text from a checkpoint: interactively, for one --prompt, or for the lines of --input.
 
+    With --long the model reads past its window: --input is one text of any length, which is encoded once, and --prompt
+    or the lines you type are asked about it.
+
     Takes a run's folder (its best checkpoint, else the newest), a checkpoint, any folder with a Hugging Face causal
     model, or a name on the hub.
     """
@@ -47,7 +51,7 @@ class GenerateConfig(Config):
     """Generate for this text and end. None: ask for prompts."""
 
     input: str | None = None
-    """File with one prompt per line; empty lines are skipped and counted."""
+    """File with one prompt per line; empty lines are skipped and counted. With --long: a text of any length."""
 
     output: str | None = None
     """File the results of --input go to, one JSON object per line. None: standard output."""
@@ -55,12 +59,39 @@ class GenerateConfig(Config):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the model runs; auto takes a GPU if there is one."""
 
+    long: bool = False
+    """Read past the model's window by retrieval; the same as --enabled."""
+
+    memory: str | None = None
+    """With --long: folder of the encoded --input. It is written, or read where it is there and no --input is given."""
+
+    long_context: LongContextConfig = LongContextConfig()
+    """How a long input is read."""
+
+    @property
+    def is_long(self) -> bool:
+        """Whether to read past the window."""
+        return self.long or self.long_context.enabled
+
     @pydantic.model_validator(mode="after")
     def _check(self) -> "GenerateConfig":
+        if self.is_long:
+            return self._check_long()
+        if self.memory is not None:
+            raise ValueError(f"--memory {self.memory} needs --long")
         if self.prompt is not None and self.input is not None:
-            raise ValueError("--prompt and --input exclude each other; give one of them")
+            raise ValueError(
+                "--prompt and --input exclude each other; give one of them, or --long to ask --prompt about --input"
+            )
         if self.output is not None and self.input is None:
             raise ValueError(f"--output {self.output} needs --input, a file with one prompt per line")
         if self.output is not None and self.output == self.input:
             raise ValueError(f"--output {self.output} would overwrite --input; give another file")
+        return self
+
+    def _check_long(self) -> "GenerateConfig":
+        if self.output is not None:
+            raise ValueError(f"--output {self.output} is for the lines of --input; with --long the answer is printed")
+        if self.input is None and self.memory is None:
+            raise ValueError("--long needs a text: --input FILE, or --memory FOLDER with one encoded before")
         return self

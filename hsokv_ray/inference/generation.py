@@ -91,14 +91,9 @@ class Generator:
         tape = _Tape(self.loaded.tokenizer, on_text if streams else lambda text: None, self._clock)
         interrupted = False
         try:
-            with torch.inference_mode(), _seeded(seed, ids.device):
-                output = self.loaded.model.generate(
-                    ids,
-                    attention_mask=torch.ones_like(ids),
-                    streamer=tape if streams else None,
-                    **_arguments(sampling, limit=limit, pad=self._pad_token()),
-                )
-            new = output[0, num_prompt:].tolist()
+            with torch.no_grad(), _seeded(seed, ids.device):
+                arguments = _arguments(sampling, limit=limit, pad=self._pad_token())
+                new = self._new_tokens(ids, streamer=tape if streams else None, **arguments)
         except KeyboardInterrupt:
             interrupted, new = True, tape.ids
         seconds = self._clock() - start
@@ -115,6 +110,11 @@ class Generator:
             seconds=seconds,
             first_token_s=None if tape.first_at is None else tape.first_at - start,
         )
+
+    def _new_tokens(self, ids: torch.Tensor, **arguments: Any) -> list[int]:
+        """Return the ids generated after `ids` [1, tokens]; `arguments` are those of transformers' `generate`."""
+        output = self.loaded.model.generate(ids, attention_mask=torch.ones_like(ids), **arguments)
+        return output[0, ids.shape[1] :].tolist()
 
     def _limit(self, ids: torch.Tensor, sampling: SamplingConfig) -> int:
         window = self.loaded.window_tokens

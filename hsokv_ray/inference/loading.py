@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 import hsokv_ray.models
 from hsokv_ray.errors import CheckpointError, ConfigError
@@ -33,8 +33,11 @@ class LoadedModel:
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
 
-def load(source: ModelSource, *, device: str = "auto") -> LoadedModel:
+def load(source: ModelSource, *, device: str = "auto", encoder_decoders: bool = False) -> LoadedModel:
     """Load the model of `source` onto `device` (auto, cpu, cuda or mps), ready to generate.
+
+    Args:
+        encoder_decoders: load such a model whole; otherwise its decoder alone, as a language model.
 
     Raises:
         CheckpointError: a file damaged or missing, weights or tokenizer that do not fit the model.
@@ -43,7 +46,7 @@ def load(source: ModelSource, *, device: str = "auto") -> LoadedModel:
     target = choose_device(device)
     if source.folder is not None and (source.folder / MANIFEST).is_file():
         verify_manifest(source.folder)
-    model = _load_model(source)
+    model = _load_model(source, encoder_decoders)
     tokenizer = _load_tokenizer(source)
     _check_vocabulary(source, model, tokenizer)
     return LoadedModel(model=model.to(target).eval(), tokenizer=tokenizer, source=source)
@@ -59,12 +62,12 @@ def choose_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def _load_model(source: ModelSource) -> Any:
+def _load_model(source: ModelSource, encoder_decoders: bool) -> Any:
     hsokv_ray.models.register()
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source.model, dtype="auto", use_safetensors=True, output_loading_info=True
-        )
+        whole = encoder_decoders and AutoConfig.from_pretrained(source.model).is_encoder_decoder
+        auto = AutoModelForSeq2SeqLM if whole else AutoModelForCausalLM
+        loaded: Any = auto.from_pretrained(source.model, dtype="auto", use_safetensors=True, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(_cannot("model", source, source.model, error)) from error
     model, info = loaded

@@ -97,7 +97,7 @@ def count(argv: Sequence[str]) -> int:
 def export(argv: Sequence[str]) -> int:
     """Write a memory to a Parquet file."""
     config = parse(ExportConfig, argv, prog="hsokv memory export")
-    from hsokv_ray.memory.meter import Meter
+    from hsokv_ray.meter import Meter
     from hsokv_ray.memory.parquet_export import export_records
 
     with _opened(_existing(config.uri)) as store, Meter("export", total=store.count()) as meter:
@@ -124,7 +124,7 @@ def import_(argv: Sequence[str]) -> int:
 def migrate(argv: Sequence[str]) -> int:
     """Copy a memory into another."""
     config = parse(MigrateConfig, argv, prog="hsokv memory migrate")
-    from hsokv_ray.memory.meter import Meter
+    from hsokv_ray.meter import Meter
     from hsokv_ray.memory.parquet_export import check_fit, known_encoders
     from hsokv_ray.memory.stores import parse_store_uri
     from hsokv_ray.memory.transfer import copy_records, differing_records
@@ -255,7 +255,7 @@ def _state(
 def _load(
     store: "VectorStore", source: Any, state: "TransferState", transfer: TransferConfig, uri: str, **options: Any
 ) -> int:
-    from hsokv_ray.memory.meter import Meter
+    from hsokv_ray.meter import Meter
     from hsokv_ray.memory.transfer import load_rows
 
     began = time.monotonic()

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from hsokv_ray.errors import DataError, StoreError
-from hsokv_ray.memory.meter import Meter
+from hsokv_ray.meter import Meter
 from hsokv_ray.memory.records import ENCODER, Encode, fingerprint_of
 from hsokv_ray.memory.row_files import BadRow, Placed, Position, Row, RowFile
 from hsokv_ray.memory.stores.base import VectorStore

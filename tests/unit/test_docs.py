@@ -5,15 +5,18 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from hsokv_ray.cli import COMMANDS as HSOKV_COMMANDS
 from hsokv_ray.config import Config, flags, parse
 from hsokv_ray.flag_reference import COMMANDS, reference
+from hsokv_ray.longcontext.config import IndexName, LongContextConfig, Positions
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+WITH_COMMANDS = ("README.md", "CONTRIBUTING.md", "docs/memory.md", "docs/long-context.md")
 
 
 def blocks(text: str) -> list[str]:
@@ -40,6 +43,15 @@ def test_every_flag_is_described(command: str) -> None:
         assert len(row[1]) > 10, f"{command} {flag} has no docstring"
 
 
+def test_every_setting_of_long_context_is_in_its_table() -> None:
+    text = (ROOT / "docs" / "long-context.md").read_text(encoding="utf-8")
+    cells = [row.split("|")[1] for row in text.splitlines() if row.startswith("| `")]
+    documented = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
+    assert set(LongContextConfig.model_fields) <= documented
+    for value in (*get_args(IndexName), *get_args(Positions)):
+        assert value in documented, f"{value} has no row"
+
+
 def parsed_by(words: list[str]) -> type[Config] | None:
     """Return the configuration class a command of the documents is for, and check its flags by parsing them."""
     if words[:3] == ["ray", "job", "submit"]:
@@ -59,7 +71,7 @@ def parsed_by(words: list[str]) -> type[Config] | None:
     return None
 
 
-@pytest.mark.parametrize("line", commands("README.md", "CONTRIBUTING.md", "docs/memory.md"))
+@pytest.mark.parametrize("line", commands(*WITH_COMMANDS))
 def test_every_command_of_the_documents_is_one_that_exists(line: str) -> None:
     for part in line.split(" && "):
         words = shlex.split(part)
@@ -75,7 +87,7 @@ def test_every_command_of_the_documents_is_one_that_exists(line: str) -> None:
 
 
 def test_every_file_the_documents_name_exists() -> None:
-    for name in ("README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/memory.md"):
+    for name in (*WITH_COMMANDS, "docs/architecture.md"):
         for target in re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / name).read_text(encoding="utf-8")):
             assert (ROOT / Path(name).parent / target).exists(), f"{name} names {target}"
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hsokv_ray.errors import ConfigError, DataError, StoreError
-from hsokv_ray.memory.meter import Meter
+from hsokv_ray.meter import Meter
 from hsokv_ray.memory.parquet_export import check_fit, export_records, read_header
 from hsokv_ray.memory.records import ENCODER
 from hsokv_ray.memory.row_files import Placed, Position, file_digest, open_rows

@@ -1,0 +1,101 @@
+"""Keys and values that grow at the end without copying what is there, and may be shared by several readers.
+
+Shapes: K key-value heads, N tokens, D head size.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+_LEAST_TOKENS = 64
+
+
+class KVBuffer:
+    """Room for `capacity` tokens, of which `used` have been written by somebody."""
+
+    def __init__(self, num_heads: int, capacity: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> None:
+        shape = (num_heads, capacity, head_dim)
+        self.keys = torch.empty(shape, dtype=dtype, device=device)
+        self.values = torch.empty(shape, dtype=dtype, device=device)
+        self.used = 0
+
+    @property
+    def capacity(self) -> int:
+        return self.keys.shape[1]
+
+
+@dataclass
+class KVSpan:
+    """Tokens `begin` to `end` of a buffer.
+
+    Copies of a span share the buffer. Whoever appends first after the last written token does so in place; the others
+    move to a buffer of their own. Written tokens never change, so readers need no lock.
+    """
+
+    buffer: KVBuffer
+    begin: int = 0
+    end: int = 0
+
+    @classmethod
+    def empty(
+        cls, num_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device, capacity: int = _LEAST_TOKENS
+    ) -> "KVSpan":
+        """Return a span of no tokens with room for `capacity`."""
+        return cls(KVBuffer(num_heads, capacity, head_dim, dtype, device))
+
+    def empty_like(self, capacity: int = _LEAST_TOKENS) -> "KVSpan":
+        """Return a span of no tokens in a buffer of the same kind."""
+        keys = self.buffer.keys
+        return KVSpan.empty(keys.shape[0], keys.shape[2], keys.dtype, keys.device, capacity)
+
+    def __len__(self) -> int:
+        return self.end - self.begin
+
+    @property
+    def keys(self) -> torch.Tensor:
+        """[K, N, D], a view."""
+        return self.buffer.keys[:, self.begin : self.end]
+
+    @property
+    def values(self) -> torch.Tensor:
+        """[K, N, D], a view."""
+        return self.buffer.values[:, self.begin : self.end]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tokens, not of the room behind them."""
+        return 2 * self.keys.numel() * self.buffer.keys.element_size()
+
+    def fork(self) -> "KVSpan":
+        """Return a span of the same tokens that goes its own way from here."""
+        return KVSpan(self.buffer, self.begin, self.end)
+
+    def append(self, keys_KTD: torch.Tensor, values_KTD: torch.Tensor) -> None:
+        """Add T tokens at the end, converted to the buffer's dtype and device."""
+        num_new = keys_KTD.shape[1]
+        self.reserve(num_new)
+        self.buffer.keys[:, self.end : self.end + num_new] = keys_KTD
+        self.buffer.values[:, self.end : self.end + num_new] = values_KTD
+        self.end += num_new
+        self.buffer.used = self.end
+
+    def reserve(self, num_new: int) -> None:
+        """Make sure that `num_new` tokens can be appended without moving."""
+        buffer = self.buffer
+        if buffer.used == self.end and self.end + num_new <= buffer.capacity:
+            return
+        num_heads, _, head_dim = buffer.keys.shape
+        room = max(_LEAST_TOKENS, len(self) // 2)
+        fresh = KVBuffer(num_heads, len(self) + num_new + room, head_dim, buffer.keys.dtype, buffer.keys.device)
+        fresh.keys[:, : len(self)] = self.keys
+        fresh.values[:, : len(self)] = self.values
+        fresh.used = len(self)
+        self.buffer, self.begin, self.end = fresh, 0, len(self)
+
+    def drop_first(self, num_tokens: int) -> None:
+        """Forget the first tokens."""
+        self.begin += num_tokens
+
+    def drop_last(self, num_tokens: int) -> None:
+        """Forget the last tokens."""
+        self.end -= num_tokens

@@ -1,0 +1,286 @@
+"""Generate over inputs far past a model's window.
+
+with LongContext(model, tokenizer, LongContextConfig(enabled=True)) as lc:
+    memory = lc.encode(open("book.txt").read())        # once per document
+    print(lc.generate(memory, prompt="Who is Alice?").text)
+    for text in lc.stream(memory, prompt="And the Hatter?", max_new_tokens=200):
+        print(text, end="")
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, cast
+
+import numpy as np
+import torch
+
+from hsokv_ray.errors import ConfigError
+from hsokv_ray.longcontext.attachment import attach, detach
+from hsokv_ray.longcontext.cache import RetrievalCache
+from hsokv_ray.longcontext.config import LongContextConfig
+from hsokv_ray.longcontext.decoder import DecoderReader, Request
+from hsokv_ray.longcontext.families import is_encoder_decoder
+from hsokv_ray.longcontext.memory import Memory
+from hsokv_ray.longcontext.plain import PlainReader
+from hsokv_ray.longcontext.prefill import feed
+from hsokv_ray.longcontext.report import Report, make_report
+from hsokv_ray.longcontext.streaming import FirstToken, Stream
+from hsokv_ray.longcontext.text import Source, Tokenizing
+from hsokv_ray.meter import Meter
+
+_READS_THE_PROMPT_ITSELF = {"assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit"}
+"""Options with which transformers' `generate` starts from the first token whatever the cache holds."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was generated for one prompt."""
+
+    text: str
+    """Without special tokens; empty where there is no tokenizer."""
+    token_ids: list[int]
+    """New tokens only."""
+    report: Report
+    """What the request cost, all its rows together."""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class LongContext:
+    """One model that reads by retrieval. Several threads may ask at once; the model keeps no state of a request.
+
+    Args:
+        model: a transformers model of a served family (`families.DECODERS`, `families.ENCODER_DECODERS`).
+        tokenizer: its tokenizer; None where only token ids will be given.
+        config: with `enabled` false the plain model is used and nothing is registered on it.
+
+    Raises `ConfigError`: the model's family is not served, or the settings do not fit the model.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any = None, config: LongContextConfig | None = None) -> None:
+        self.model, self.config = model, config or LongContextConfig()
+        self._tokens = Tokenizing(tokenizer, self.config)
+        self._append_lock = threading.Lock()
+        self._attached = False
+        self._reader = self._make_reader()
+        if self.config.enabled:
+            attach(model)
+            self._attached = True
+        logger.info("long context: %s", self._reader.describe())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the model back as it was. Memories stay usable by another `LongContext` of the same model."""
+        if self._attached:
+            detach(self.model)
+            self._attached = False
+
+    def describe(self) -> str:
+        """Return settings and placement in one line."""
+        return self._reader.describe()
+
+    def encode(self, source: Source, *, progress: bool = False) -> Memory:
+        """Read a text once, for any number of requests.
+
+        Args:
+            source: text, token ids, or an iterable of chunks of either.
+            progress: show a bar on standard error.
+
+        Raises:
+            ConfigError: longer than `max_source_length`, or, with long context off, than the window.
+            DataError: it is empty.
+        """
+        tokens = self._tokens.document(source)
+        memory = self._timed(len(tokens.ids), progress, lambda say: self._reader.encode(tokens.ids, say))
+        memory.num_truncated_tokens = tokens.num_truncated
+        return memory
+
+    def append(self, memory: Memory, source: Source, *, progress: bool = False) -> None:
+        """Read more text behind a memory; only the new tokens are encoded.
+
+        Requests that run on the memory go on with what they began with.
+        """
+        with self._append_lock:
+            tokens = self._tokens.document(source, before=len(memory))
+            if len(tokens.ids):
+                self._timed(len(tokens.ids), progress, lambda say: self._reader.append(memory, tokens.ids, say))
+            memory.num_truncated_tokens += tokens.num_truncated
+
+    def generate(
+        self,
+        memory: Memory | None = None,
+        *,
+        prompt: Source | Sequence[Source] = "",
+        prefix: Source = "",
+        suffix: Source = "",
+        max_new_tokens: int = 256,
+        **options: Any,
+    ) -> Any:
+        """Continue `memory`, prefix, prompt and suffix; return an `Answer`, or a list of them for several rows.
+
+        Args:
+            memory: what `encode` returned; None: the prompt alone, however long.
+            prompt: text or ids; a list of texts, or of lists of ids, is a batch.
+            prefix: kept in sight for good, before what is fetched.
+            suffix: put behind every prompt.
+            max_new_tokens: at most.
+            options: of transformers' `generate`: `do_sample`, `num_beams`, `num_return_sequences`, ...
+        """
+        start = time.perf_counter()
+        request = self._request(memory, prompt, prefix, suffix, options)
+        first = FirstToken()
+        output = self.model.generate(
+            request.input_ids,
+            max_new_tokens=max_new_tokens,
+            **{"pad_token_id": self._pad_token()} | _with_criteria(options, first) | request.arguments,
+        )
+        request.watch.lap()
+        sequences = output if isinstance(output, torch.Tensor) else output.sequences
+        new = [row[request.num_given :].tolist() for row in sequences]
+        report = self._report(request, first, start, sum(map(len, new)))
+        answers = [Answer(self._tokens.text(ids), ids, report) for ids in new]
+        return answers[0] if len(answers) == 1 and not _is_batch(prompt) else answers
+
+    def stream(
+        self,
+        memory: Memory | None = None,
+        *,
+        prompt: Source = "",
+        prefix: Source = "",
+        suffix: Source = "",
+        max_new_tokens: int = 256,
+        on_report: Callable[[Report], Any] = lambda report: None,
+        **options: Any,
+    ) -> Iterator[str]:
+        """Yield pieces of text as they are generated; leaving the loop ends the generation.
+
+        Args:
+            on_report: called with the measurements at the end.
+
+        Other arguments are those of `generate`; beams cannot stream.
+        """
+        start = time.perf_counter()
+        request = self._request(memory, prompt, prefix, suffix, options)
+        first = FirstToken()
+        stream = Stream(self._tokens.tokenizer)
+        options = _with_criteria(options, first, stream.stopper)
+        yield from stream.run(
+            lambda: self.model.generate(
+                request.input_ids,
+                max_new_tokens=max_new_tokens,
+                streamer=stream.streamer,
+                **{"pad_token_id": self._pad_token()} | options | request.arguments,
+            )
+        )
+        request.watch.lap()
+        on_report(self._report(request, first, start, first.num_tokens))
+
+    def cache(self, memory: Memory | None = None, batch_size: int = 1) -> RetrievalCache:
+        """Return a transformers cache that begins with `memory`, for `model(ids, past_key_values=cache)`.
+
+        The cache does not count the memory: positions and `get_seq_length` are those of the request's own tokens.
+        """
+        return self._decoder().cache(memory, batch_size)
+
+    def prefill(self, cache: RetrievalCache, prompts: Sequence[torch.Tensor]) -> None:
+        """Read the token ids [T] of each row into `cache` in pieces, without logits."""
+        self._decoder()
+        feed(self.model, cache, prompts)
+
+    def load(self, path: str | Path) -> Any:
+        """Read a memory and check at once that this model wrote it. Raises `CheckpointError`, `ConfigError`."""
+        memory = Memory.load(path)
+        if isinstance(self._reader, DecoderReader):
+            memory.check(self._reader.digest, self._reader.settings)
+            memory.place(self._reader.make)
+        return memory
+
+    def _make_reader(self) -> Any:
+        if not self.config.enabled:
+            return PlainReader(self.model)
+        if is_encoder_decoder(self.model):
+            raise ConfigError("encoder-decoder models: not yet here")
+        return DecoderReader(self.model, self.config)
+
+    def _decoder(self) -> DecoderReader:
+        if not isinstance(self._reader, DecoderReader):
+            raise ConfigError("caches are made for decoder-only models with long context enabled; use generate()")
+        return self._reader
+
+    def _request(
+        self, memory: Memory | None, prompt: Any, prefix: Source, suffix: Source, options: dict[str, Any]
+    ) -> Request:
+        begins = memory is None
+        before = self._tokens.ids(prefix, begins_text=begins)
+        after = self._tokens.ids(suffix, begins_text=False)
+        prompts = list(prompt) if _is_batch(prompt) else [prompt]
+        rows = [before + self._tokens.ids(each, begins_text=begins and not before) + after for each in prompts]
+        if not rows or not all(rows):
+            raise ConfigError("the prompt is empty; give at least one token to continue from")
+        return self._reader.request(
+            memory,
+            rows,
+            num_prefix_tokens=len(before),
+            pad_token=self._pad_token(),
+            reads_prompts=not _READS_THE_PROMPT_ITSELF.intersection(options),
+        )
+
+    def _timed(self, num_tokens: int, progress: bool, work: Callable[[Callable[[int], Any]], Any]) -> Any:
+        start = time.perf_counter()
+        if progress:
+            with Meter("encode", total=num_tokens, unit="tokens") as meter:
+                result = work(meter.update)
+        else:
+            result = work(lambda num_tokens: None)
+        seconds = time.perf_counter() - start
+        logger.info("encoded %d tokens in %.2f s (%.0f tokens/s)", num_tokens, seconds, num_tokens / seconds)
+        return result
+
+    def _report(self, request: Request, first: FirstToken, start: float, num_new_tokens: int) -> Report:
+        end = time.perf_counter()
+        report = make_report(
+            request.watch,
+            seconds=end - start,
+            first_token_s=(first.at or end) - start,
+            num_memory_tokens=request.num_memory_tokens,
+            num_prompt_tokens=request.input_ids.numel(),
+            num_new_tokens=num_new_tokens,
+            memory_bytes=request.memory_bytes,
+            index_bytes=request.index_bytes,
+        )
+        logger.info("%s", report.describe())
+        return report
+
+    def _pad_token(self) -> int:
+        generation = self.model.generation_config
+        ends = generation.eos_token_id
+        for token in (generation.pad_token_id, ends[0] if isinstance(ends, list) else ends):
+            if token is not None:
+                return token
+        return 0
+
+
+def _is_batch(prompt: Any) -> bool:
+    """Return whether `prompt` is a list of prompts rather than one: texts, or lists of ids."""
+    if isinstance(prompt, str | np.ndarray | torch.Tensor) or not isinstance(prompt, Sequence) or not prompt:
+        return False
+    return not isinstance(cast("Sequence[Any]", prompt)[0], int | np.integer)
+
+
+def _with_criteria(options: dict[str, Any], *criteria: Any) -> dict[str, Any]:
+    return options | {"stopping_criteria": [*(options.get("stopping_criteria") or []), *criteria]}
