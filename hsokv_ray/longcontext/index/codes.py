@@ -48,7 +48,7 @@ class Codes:
 
         def encode(head: int) -> None:
             vectors_ND = head_vectors(keys_KND[:, num_coded:], head)
-            heads[head] = self.trained(vectors_ND, self.seed + head) if old is None else old[head]
+            heads[head] = self.trained(vectors_ND, self.seed + head) if old is None else self.copied(old[head])
             heads[head].add(vectors_ND)
 
         over_heads(encode, len(heads), parallel=True)
