@@ -106,9 +106,7 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
     """
     scores = _read_pieces(path)
     vocab = {piece: number for number, piece in enumerate(scores)}
-    tokenizer = Tokenizer(
-        models.BPE(vocab, _merges(scores), unk_token=_NAMES[UNK], fuse_unk=True, byte_fallback=True)
-    )
+    tokenizer = Tokenizer(models.BPE(vocab, _merges(scores), unk_token=_NAMES[UNK], fuse_unk=True, byte_fallback=True))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{_NAMES[BOS]} $A", special_tokens=[(_NAMES[BOS], BOS)]

@@ -20,7 +20,6 @@ from transformers.cache_utils import CacheLayerMixin
 
 from hsokv_ray.errors import ConfigError
 from hsokv_ray.longcontext import LongContext, LongContextConfig, Memory
-from hsokv_ray.longcontext.memory import layout_of
 
 STREAMING_SINKS = 4
 """First tokens kept, as in the paper."""
@@ -281,6 +280,8 @@ def streaming(model: LlamaForCausalLM, *, window: int, chunk: int) -> CacheReade
     return CacheReader(model, make_cache, chunk=chunk)
 
 
+FILL_TOKENS = 4096
+"""Random tokens made at once."""
 SPARE_TOKENS = 16_384
 """Room that a filled store has behind its tokens, so that reading on does not move them."""
 
@@ -302,18 +303,15 @@ class RetrievalReader:
 
     def fill(self, num_tokens: int, seed: int) -> None:
         self.clear()
-        decoder, config = self.lc._decoder(), self.model.config
+        decoder, config = self.lc.decoder, self.model.config
         rows, generator = decoder.make.rows(), torch.Generator().manual_seed(seed)
-        shape = (2, config.num_key_value_heads, rows[0].settings.chunk, config.head_dim)
         for row in rows:
             row.reserve(num_tokens + SPARE_TOKENS)
-            while row.length < num_tokens:
-                keys, values = torch.randn(shape, generator=generator)[:, :, : num_tokens - row.length].to(
-                    device=self.model.device, dtype=self.model.dtype
-                )
-                row.absorb(keys, values)
-        ids = np.zeros(num_tokens, np.int64)
-        self.memory = Memory(ids, decoder.digest, layout_of(decoder.settings), rows)
+            for begin in range(0, num_tokens, FILL_TOKENS):
+                shape = (2, config.num_key_value_heads, min(FILL_TOKENS, num_tokens - begin), config.head_dim)
+                keys, values = torch.randn(shape, generator=generator).to(self.model.device, self.model.dtype)
+                row.take(keys, values)
+        self.memory = decoder.memory(np.zeros(num_tokens, np.int64), rows)
 
     def read(self, ids_1T: Tensor) -> None:
         self.cache = None

@@ -30,8 +30,9 @@ class LongContextConfig(Config):
     context_window_size: int | None = pydantic.Field(default=None, ge=8)
     """Tokens the model was trained to attend to; up to here attention is the plain model's. None: the model's own."""
 
-    sink_tokens: int = pydantic.Field(default=16, ge=0)
-    """First tokens of the input, always attended: much of the attention of trained models rests on them."""
+    sink_tokens: int | None = pydantic.Field(default=None, ge=0)
+    """First tokens of the input, always attended: much of the attention of trained models rests on them. None: 16, or a
+    sixteenth of a window below 256."""
 
     local_tokens: int | None = pydantic.Field(default=None, ge=1)
     """Newest tokens, always attended. None: a quarter of the window."""
@@ -39,8 +40,8 @@ class LongContextConfig(Config):
     budget_tokens: int | None = pydantic.Field(default=None, ge=0)
     """Tokens fetched from the rest, per layer and key-value head. None: what the window has left; 0: none are."""
 
-    block_size: int = pydantic.Field(default=32, ge=1)
-    """Tokens fetched together: the best token brings its block."""
+    block_size: int | None = pydantic.Field(default=None, ge=1)
+    """Tokens fetched together: the best token brings its block. None: 32, or a sixteenth of a window below 512."""
 
     granularity: Literal["block", "token"] = "block"
     """Fetch the blocks around the best tokens, or the best tokens alone (`block_size` is then 1)."""
@@ -109,7 +110,8 @@ class LongContextConfig(Config):
         Raises `ConfigError`: they do not fit into the window, or the layers do not exist.
         """
         window = self.context_window_size or window
-        block = 1 if self.granularity == "token" else self.block_size
+        block = 1 if self.granularity == "token" else self.block_size or max(1, min(32, window // 16))
+        sink = min(16, window // 16) if self.sink_tokens is None else self.sink_tokens
         chunk = self.chunk_size or max(1, window // 4)
         local = self.local_tokens or max(1, window // 4)
         begin, end = self.layer_begin or 0, self.layer_end or num_layers
@@ -117,11 +119,11 @@ class LongContextConfig(Config):
             raise ConfigError(f"--layer-end {end}: the model has {num_layers} layers; give at most that")
         if begin >= end:
             raise ConfigError(f"--layer-begin {begin}: the model has {num_layers} layers; give less than {end}")
-        free = self._room(window, local=local, chunk=chunk, block=block)
+        free = self._room(window, sink=sink, local=local, chunk=chunk, block=block)
         budget = free if self.budget_tokens is None else self.budget_tokens
         return Resolved(
             window=window,
-            sink=self.sink_tokens,
+            sink=sink,
             local=local,
             num_blocks=budget // block,
             block=block,
@@ -132,15 +134,15 @@ class LongContextConfig(Config):
             index=self.index,
         )
 
-    def _room(self, window: int, *, local: int, chunk: int, block: int) -> int:
+    def _room(self, window: int, *, sink: int, local: int, chunk: int, block: int) -> int:
         """Return the tokens that may be fetched; the local part grows to `local + chunk` and a block at most."""
-        used = self.sink_tokens + local + chunk + block
+        used = sink + local + chunk + block
         free = window - used
         asked = self.budget_tokens or 0
         limited = self.positions == "contiguous"
         if free < 0 or (limited and asked > free):
             raise ConfigError(
-                f"sinks {self.sink_tokens} + local {local} + chunk {chunk} + one block {block} + budget {asked} tokens "
+                f"sinks {sink} + local {local} + chunk {chunk} + one block {block} + budget {asked} tokens "
                 f"exceed the window of {window}; lower --budget-tokens to {max(0, free)}, or one of the others"
             )
         return free

@@ -67,7 +67,11 @@ class DecoderReader:
             encode_parallel(self.model, self.make, rows, token_ids, on_tokens)
         else:
             rows = self._read(rows, token_ids, on_tokens)
-        return Memory(token_ids=token_ids, model_digest=self.digest, layout=layout_of(self.settings), rows=rows)
+        return self.memory(token_ids, rows)
+
+    def memory(self, token_ids: np.ndarray, rows: list[Row], num_truncated_tokens: int = 0) -> Memory:
+        """Return the memory of a text that has been read into `rows`."""
+        return Memory(token_ids, self.digest, layout_of(self.settings), rows, num_truncated_tokens)
 
     def append(self, memory: Memory, token_ids: np.ndarray, on_tokens: OnTokens) -> None:
         """Read `token_ids` behind the text of `memory`. Requests that run on it go on with what they began with."""

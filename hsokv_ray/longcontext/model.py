@@ -30,7 +30,7 @@ from hsokv_ray.longcontext.plain import PlainReader
 from hsokv_ray.longcontext.prefill import feed
 from hsokv_ray.longcontext.report import Report, make_report
 from hsokv_ray.longcontext.streaming import FirstToken, Stream
-from hsokv_ray.longcontext.text import Source, Tokenizing
+from hsokv_ray.longcontext.text import Source, Tokenizing, Tokens
 from hsokv_ray.meter import Meter
 
 _READS_THE_PROMPT_ITSELF = {"assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit"}
@@ -67,7 +67,7 @@ class LongContext:
 
     def __init__(self, model: Any, tokenizer: Any = None, config: LongContextConfig | None = None) -> None:
         self.model, self.config = model, config or LongContextConfig()
-        self._tokens = Tokenizing(tokenizer, self.config)
+        self._tokenizing = Tokenizing(tokenizer, self.config)
         self._append_lock = threading.Lock()
         self._attached = False
         self._reader = self._make_reader()
@@ -105,7 +105,7 @@ class LongContext:
             ConfigError: longer than `max_source_length`, or, with long context off, than the window.
             DataError: it is empty.
         """
-        tokens = self._tokens.document(source)
+        tokens = self.tokens(source)
         memory = self._timed(len(tokens.ids), progress, lambda say: self._reader.encode(tokens.ids, say))
         memory.num_truncated_tokens = tokens.num_truncated
         return memory
@@ -116,7 +116,7 @@ class LongContext:
         Requests that run on the memory go on with what they began with.
         """
         with self._append_lock:
-            tokens = self._tokens.document(source, before=len(memory))
+            tokens = self._tokenizing.document(source, before=len(memory))
             if len(tokens.ids):
                 self._timed(len(tokens.ids), progress, lambda say: self._reader.append(memory, tokens.ids, say))
             memory.num_truncated_tokens += tokens.num_truncated
@@ -153,7 +153,7 @@ class LongContext:
         sequences = output if isinstance(output, torch.Tensor) else output.sequences
         new = [row[request.num_given :].tolist() for row in sequences]
         report = self._report(request, first, start, sum(map(len, new)))
-        answers = [Answer(self._tokens.text(ids), ids, report) for ids in new]
+        answers = [Answer(self._tokenizing.text(ids), ids, report) for ids in new]
         return answers[0] if len(answers) == 1 and not _is_batch(prompt) else answers
 
     def stream(
@@ -177,7 +177,7 @@ class LongContext:
         start = time.perf_counter()
         request = self._request(memory, prompt, prefix, suffix, options)
         first = FirstToken()
-        stream = Stream(self._tokens.tokenizer)
+        stream = Stream(self._tokenizing.tokenizer)
         options = _with_criteria(options, first, stream.stopper)
         yield from stream.run(
             lambda: self.model.generate(
@@ -195,11 +195,11 @@ class LongContext:
 
         The cache does not count the memory: positions and `get_seq_length` are those of the request's own tokens.
         """
-        return self._decoder().cache(memory, batch_size)
+        return self.decoder().cache(memory, batch_size)
 
     def prefill(self, cache: RetrievalCache, prompts: Sequence[torch.Tensor]) -> None:
         """Read the token ids [T] of each row into `cache` in pieces, without logits."""
-        self._decoder()
+        self.decoder()
         feed(self.model, cache, prompts)
 
     def load(self, path: str | Path) -> Any:
@@ -210,6 +210,10 @@ class LongContext:
             memory.place(self._reader.make)
         return memory
 
+    def tokens(self, source: Source) -> Tokens:
+        """Return the token ids of a text as `encode` would read them. Raises `ConfigError`, `DataError`, as it does."""
+        return self._tokenizing.document(source)
+
     def _make_reader(self) -> Any:
         if not self.config.enabled:
             return PlainReader(self.model)
@@ -217,7 +221,8 @@ class LongContext:
             raise ConfigError("encoder-decoder models: not yet here")
         return DecoderReader(self.model, self.config)
 
-    def _decoder(self) -> DecoderReader:
+    def decoder(self) -> DecoderReader:
+        """Return what reads texts; only decoder-only models have one that makes caches. Raises `ConfigError`."""
         if not isinstance(self._reader, DecoderReader):
             raise ConfigError("caches are made for decoder-only models with long context enabled; use generate()")
         return self._reader
@@ -226,10 +231,10 @@ class LongContext:
         self, memory: Memory | None, prompt: Any, prefix: Source, suffix: Source, options: dict[str, Any]
     ) -> Request:
         begins = memory is None
-        before = self._tokens.ids(prefix, begins_text=begins)
-        after = self._tokens.ids(suffix, begins_text=False)
+        before = self._tokenizing.ids(prefix, begins_text=begins)
+        after = self._tokenizing.ids(suffix, begins_text=False)
         prompts = list(prompt) if _is_batch(prompt) else [prompt]
-        rows = [before + self._tokens.ids(each, begins_text=begins and not before) + after for each in prompts]
+        rows = [before + self._tokenizing.ids(each, begins_text=begins and not before) + after for each in prompts]
         if not rows or not all(rows):
             raise ConfigError("the prompt is empty; give at least one token to continue from")
         return self._reader.request(

@@ -38,10 +38,12 @@ def attend_hidden(
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
-def attend_states(queries_QM: torch.Tensor, states_NM: torch.Tensor) -> torch.Tensor:
-    """Return for each query the attention-weighted sum of all of `states_NM`, [Q, M]."""
-    states_NM = states_NM.to(queries_QM)
-    return _weights(queries_QM @ states_NM.T) @ states_NM
+def attend_states(queries_QM: torch.Tensor, parts: list[torch.Tensor]) -> torch.Tensor:
+    """Return for each query the attention-weighted sum of all hidden states, given in parts [n, M]; [Q, M]."""
+    parts = [part.to(queries_QM) for part in parts]
+    weights = _weights(torch.cat([_logits(queries_QM, part) for part in parts], dim=1))
+    summed = [share @ part for share, part in zip(weights.split([len(p) for p in parts], dim=1), parts, strict=True)]
+    return torch.stack(summed).sum(0)
 
 
 def choose(queries_QM: torch.Tensor, text: EncodedText, num_blocks: int) -> torch.Tensor:
@@ -55,13 +57,18 @@ def _attend_fetched(queries_QM: torch.Tensor, text: EncodedText, num_blocks: int
         chosen = choose(queries_QM, text, num_blocks)
         ids_U, place = torch.unique(chosen, return_inverse=True)
         states_USM = text.blocks(ids_U).to(queries_QM)
-    logits_QUS = (queries_QM @ states_USM.flatten(0, 1).T).unflatten(1, states_USM.shape[:2])
+    logits_QUS = _logits(queries_QM, states_USM.flatten(0, 1)).unflatten(1, states_USM.shape[:2])
     others = torch.ones(logits_QUS.shape[:2], dtype=torch.bool, device=place.device).scatter_(1, place, False)
     logits_QUS = logits_QUS.masked_fill(others.to(queries_QM.device)[:, :, None], float("-inf"))
     num_last = len(text) % text.block_size
     if num_last and int(ids_U[-1]) == text.num_blocks - 1:
         logits_QUS[:, -1, num_last:] = float("-inf")
     return _weights(logits_QUS.flatten(1)) @ states_USM.flatten(0, 1)
+
+
+def _logits(queries_QM: torch.Tensor, states_NM: torch.Tensor) -> torch.Tensor:
+    # for few queries this order of the factors is the faster one
+    return (states_NM @ queries_QM.T).T
 
 
 def _weights(logits: torch.Tensor) -> torch.Tensor:

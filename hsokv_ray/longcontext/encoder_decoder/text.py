@@ -104,11 +104,11 @@ class EncodedText:
         """Bytes of the index."""
         return self.index.nbytes
 
-    def first(self, num_tokens: int) -> torch.Tensor:
-        """Return the hidden states of the first tokens, [min(N, num_tokens), M]; copied only where it spans both."""
+    def first(self, num_tokens: int) -> list[torch.Tensor]:
+        """Return the hidden states of the first tokens in parts [n, M], views."""
         settled = self.settled.rows_NM[:num_tokens]
         rest = self.tail_NM[: num_tokens - settled.shape[0]]
-        return settled if not len(rest) else rest if not len(settled) else torch.cat([settled, rest])
+        return [part for part in (settled, rest) if len(part)]
 
     def block_logits(self, queries_QM: torch.Tensor, num_blocks: int) -> torch.Tensor:
         """Return the largest logit in each block, or the index's estimate of it, [Q, B] float32.
@@ -131,7 +131,9 @@ class EncodedText:
         """Return the hidden states of blocks, whose numbers ascend, [U, S, M]; zeros behind the last token."""
         num_settled = self.settled.length // self.block_size
         cut = int(torch.searchsorted(ids_U, num_settled))
-        settled = self.settled.rows_NM.unflatten(0, (-1, self.block_size)) if num_settled else self._tail_BSM[:0]
+        settled_BSM = self.settled.rows_NM.unflatten(0, (num_settled, self.block_size))
+        # index_select copies whole blocks, at twice the speed of indexing
+        settled = settled_BSM.index_select(0, ids_U[:cut])
         if cut == len(ids_U):
-            return settled[ids_U]
-        return torch.cat([settled[ids_U[:cut]], self._tail_BSM[ids_U[cut:] - num_settled]])
+            return settled
+        return torch.cat([settled, self._tail_BSM.index_select(0, ids_U[cut:] - num_settled)])

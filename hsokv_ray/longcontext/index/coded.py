@@ -128,6 +128,6 @@ def gather_keys(keys_KND: torch.Tensor, tokens_KQC: torch.Tensor) -> torch.Tenso
         keys_KND, by_head = keys_KND.contiguous(), N * D
     rows_per_head = by_head // D
     rows = keys_KND.as_strided(((K - 1) * rows_per_head + N, D), (D, 1))
-    first_K = torch.arange(0, K * rows_per_head, max(1, rows_per_head), device=keys_KND.device)
-    row_numbers = (tokens_KQC + first_K[:K, None, None]).flatten()
+    first_row_K = torch.arange(K, device=keys_KND.device) * rows_per_head
+    row_numbers = (tokens_KQC + first_row_K[:, None, None]).flatten()
     return rows.index_select(0, row_numbers).float().view(*tokens_KQC.shape, D)

@@ -19,6 +19,8 @@ from hsokv_ray.longcontext.index.product import DIM_PER_CODE, ProductCodes
 from hsokv_ray.longcontext.index.summaries import BlockMeanIndex, BlockMinMaxIndex
 
 FLAT_BELOW = 8192
+"""Tokens. From about 4096 scanning codes is faster than multiplying keys, for 1 to 4 queries per head; learning the
+codebooks, once, takes as long as a few hundred searches save at this length."""
 NAMES = ("auto", "flat", "pq", "block_mean", "block_minmax", "ivf")
 
 _SUMMARIES = {"block_mean": BlockMeanIndex, "block_minmax": BlockMinMaxIndex}

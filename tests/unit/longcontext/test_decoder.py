@@ -203,7 +203,7 @@ def test_two_questions_on_one_memory_encode_only_themselves(llama: Any, text: to
 
 def test_appending_at_a_chunks_end_equals_encoding_at_once(llama: Any, text: torch.Tensor):
     with LongContext(llama, config=config()) as lc:
-        chunk = lc._decoder().settings.chunk
+        chunk = lc.decoder().settings.chunk
         whole, grown = lc.encode(text), lc.encode(text[: 10 * chunk])
         lc.append(grown, text[10 * chunk : 20 * chunk])
         lc.append(grown, text[20 * chunk :])

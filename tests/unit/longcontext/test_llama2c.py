@@ -15,7 +15,7 @@ STORY = (  # llama2.c, doc/stories260K.md, temperature 0
     "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. One day, she saw a "
     "big, red ball. She wanted to play with it, but it was too high."
 )
-TEXTS = ["", "Lily", "Once upon a time, there was a park.\n\"Oh!\" said Tim.", "a  b", "naïve 東京 \U0001f600", "ß\tx"]
+TEXTS = ["", "Lily", 'Once upon a time, there was a park.\n"Oh!" said Tim.', "a  b", "naïve 東京 \U0001f600", "ß\tx"]
 
 
 @pytest.mark.real_data

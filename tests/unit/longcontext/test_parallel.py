@@ -18,7 +18,7 @@ def config(**settings: Any) -> LongContextConfig:
 
 def test_pieces_cover_the_text_once_and_fit_the_window_with_their_context(llama: Any, text: torch.Tensor):
     with LongContext(llama, config=config(chunk_size=20)) as lc:
-        make = lc._decoder().make
+        make = lc.decoder().make
     ids = text.numpy()
     for length in (1, WINDOW - 1, WINDOW, WINDOW + 1, 300):
         cut = list(pieces(ids[:length], make.settings, make.piece_tokens))
@@ -54,7 +54,7 @@ def test_the_first_layers_keys_equal_those_of_stream_encoding(llama: Any, text: 
 @pytest.mark.parametrize("positions", ["contiguous", "native"])
 def test_pieces_encoded_in_any_order_are_put_together_in_theirs(llama: Any, text: torch.Tensor, positions: Any):
     with LongContext(llama, config=config(positions=positions)) as lc:
-        make = lc._decoder().make
+        make = lc.decoder().make
         whole = lc.encode(text)
         cut = list(pieces(text.numpy(), make.settings, make.piece_tokens))
         random.Random(0).shuffle(cut)

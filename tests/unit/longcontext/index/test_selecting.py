@@ -45,6 +45,15 @@ def test_chosen_blocks_are_distinct_ascending_and_no_other_scores_higher(logits,
             assert scores[head][ids].min() >= scores[head][others].max() - 1e-6
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_queries_of_different_norms_are_weighed_by_their_softmax(seed: int) -> None:
+    norms = np.array([0.5, 1, 4, 8])[:, None]
+    logits = (np.random.default_rng(seed).standard_normal((3, 4, 200)) * norms).astype(np.float32)
+    chosen = select_blocks(torch.from_numpy(logits), 20, 0.25)
+    expected = np.sort(np.argsort(-scores_of(logits, 0.25), axis=1)[:, :20], axis=1)
+    assert chosen.tolist() == expected.tolist()
+
+
 def test_none_of_no_blocks_and_nothing_of_nothing() -> None:
     assert select_blocks(torch.zeros(2, 3, 5), 0, 1.0).shape == (2, 0)
     assert select_blocks(torch.zeros(2, 3, 0), 4, 1.0).shape == (2, 0)
