@@ -303,7 +303,7 @@ class RetrievalReader:
 
     def fill(self, num_tokens: int, seed: int) -> None:
         self.clear()
-        decoder, config = self.lc.decoder, self.model.config
+        decoder, config = self.lc.decoder(), self.model.config
         rows, generator = decoder.make.rows(), torch.Generator().manual_seed(seed)
         for row in rows:
             row.reserve(num_tokens + SPARE_TOKENS)

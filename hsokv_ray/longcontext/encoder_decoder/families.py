@@ -81,7 +81,7 @@ def resolve(config: LongContextConfig, model: Any) -> Resolved:
             f"--layer-begin {begin} --layer-end {end}: the decoder has {num_layers} layers; "
             f"give begin < end <= {num_layers}"
         )
-    block = 1 if config.granularity == "token" else config.block_size
+    block = 1 if config.granularity == "token" else config.block_size or max(1, min(32, window // 16))
     budget = window if config.budget_tokens is None else config.budget_tokens
     if budget < block:
         raise ConfigError(

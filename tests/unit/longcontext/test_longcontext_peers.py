@@ -1,6 +1,7 @@
 """The peers of the benchmark are what they claim: each against attention written out by hand."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,17 @@ def test_a_filled_reader_holds_what_one_that_read_as_much_holds(model, name: str
     for reader in (filled, read):  # and goes on from there
         reader.forward(torch.zeros(1, 1, dtype=torch.long))
     assert filled.kv_bytes == read.kv_bytes
+
+
+@pytest.mark.parametrize("index", ["flat", "block_mean"])
+@torch.no_grad()
+def test_a_filled_memory_holds_what_one_that_was_read_holds(index: str) -> None:
+    model = peers.random_model(replace(SHAPE, window=256))
+    filled, read = (peers.make_reader(index, model, chunk=64) for _ in range(2))
+    filled.fill(1000, seed=0)
+    read.read(torch.zeros(1, 1000, dtype=torch.long))
+    assert filled.kv_bytes == read.kv_bytes == 1000 * SHAPE.kv_bytes_per_token()
+    assert filled.index_bytes == read.index_bytes
 
 
 @torch.no_grad()

@@ -93,8 +93,9 @@ def best_blocks(config: Resolved, queries: torch.Tensor, key: torch.Tensor, far_
         key = turned(key, torch.arange(key.shape[0]))
     logits = queries.double() @ key[config.sink : far_end].double().T * SCALING
     best = logits.unflatten(1, (-1, config.block)).amax(2)
-    score = torch.softmax(best, dim=1).sum(0)
-    return sorted(score.topk(min(config.num_blocks, len(score))).indices.tolist())
+    score = (torch.softmax(best, dim=1).sum(0).log() * 256).round().tolist()
+    ranked = sorted(range(len(score)), key=lambda number: (score[number], number), reverse=True)
+    return sorted(ranked[: config.num_blocks])
 
 
 @pytest.mark.parametrize("positions", ["contiguous", "native"])

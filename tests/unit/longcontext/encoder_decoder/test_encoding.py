@@ -3,8 +3,8 @@
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import hypothesis
+import numpy as np
 import pytest
 import torch
 from hypothesis import given

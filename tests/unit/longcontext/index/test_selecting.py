@@ -92,3 +92,15 @@ def test_fetched_attention_is_close_to_the_most_there_is() -> None:
         total_B = attention_QB.sum(0)
         shares.append(float(total_B[chosen].sum() / total_B.topk(C).values.sum()))
     assert np.mean(shares) > 0.95
+
+
+def test_of_equal_blocks_the_newest_are_taken_whatever_the_rounding():
+    generator = torch.Generator().manual_seed(0)
+    logits_KQB = torch.randn(2, 3, 40, generator=generator)
+    logits_KQB[:, :, [3, 11, 20, 37]] = 9.0
+    expected = [[20, 37], [20, 37]]
+    for queries in (logits_KQB, logits_KQB[:, :1]):
+        assert select_blocks(queries, 2, 0.5).tolist() == expected
+        for seed in range(20):
+            noise = torch.randn(queries.shape, generator=torch.Generator().manual_seed(seed))
+            assert select_blocks(queries * (1 + 1e-6 * noise), 2, 0.5).tolist() == expected
