@@ -61,12 +61,6 @@ class FarSegment:
         """Return a segment of the same kind without tokens."""
         return replace(self, span=self.span.empty_like(), index=self.kind.make())
 
-    def fetch(self, blocks_KB: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return keys and values [K, B * block, D] of the blocks numbered per head."""
-        return _gather(self.span.keys, blocks_KB, self.kind.block_size), _gather(
-            self.span.values, blocks_KB, self.kind.block_size
-        )
-
 
 def choose(segments: list[FarSegment], queries_KQD: torch.Tensor, num_blocks: int, scaling: float) -> torch.Tensor:
     """Return the numbers [K, B] of the blocks to fetch, ascending, counted through all segments.
@@ -87,22 +81,17 @@ def choose(segments: list[FarSegment], queries_KQD: torch.Tensor, num_blocks: in
 def fetch(segments: list[FarSegment], blocks_KB: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return keys and values [K, B * block, D] of blocks that `choose` numbered."""
     filled = [segment for segment in segments if segment.num_blocks]
+    num_heads, num_chosen = blocks_KB.shape
+    heads_K1 = torch.arange(num_heads, device=blocks_KB.device)[:, None]
     if len(filled) == 1:
-        return filled[0].fetch(blocks_KB)
-    first, second = filled
-    keys, values = first.fetch(blocks_KB.clamp(max=first.num_blocks - 1))
-    block = first.kind.block_size
-    head, place = torch.nonzero(blocks_KB >= first.num_blocks, as_tuple=True)  # few, so they are put in one by one
-    number = blocks_KB[head, place] - first.num_blocks
-    for out, kept in ((keys, second.span.keys), (values, second.span.values)):
-        where, what = (index.to(out.device) for index in (place, number))
-        heads = head.to(out.device)
-        out.unflatten(1, (-1, block))[heads, where] = kept.unflatten(1, (-1, block))[heads, what]
-    return keys, values
-
-
-def _gather(kept_KND: torch.Tensor, blocks_KB: torch.Tensor, block: int) -> torch.Tensor:
-    num_heads, num_tokens, head_dim = kept_KND.shape
-    by_block = kept_KND.unflatten(1, (num_tokens // block, block))
-    heads = torch.arange(num_heads, device=kept_KND.device)[:, None]
-    return by_block[heads, blocks_KB.to(kept_KND.device)].flatten(1, 2)
+        keys, values = filled[0].span.buffer.blocks(heads_K1, blocks_KB)
+    else:
+        first, second = filled
+        keys, values = first.span.buffer.blocks(heads_K1, blocks_KB.clamp(max=first.num_blocks - 1))
+        head, place = torch.nonzero(blocks_KB >= first.num_blocks, as_tuple=True)  # few: they are put in one by one
+        more_keys, more_values = second.span.buffer.blocks(head, blocks_KB[head, place] - first.num_blocks)
+        where = (head * num_chosen + place).to(keys.device)
+        keys.index_copy_(0, where, more_keys)
+        values.index_copy_(0, where, more_values)
+    head_dim = filled[0].kind.head_dim
+    return keys.view(num_heads, -1, head_dim), values.view(num_heads, -1, head_dim)

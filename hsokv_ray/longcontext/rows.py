@@ -52,4 +52,5 @@ class RowMaker:
             device=place.store_device,
             gpu=place.index_gpu,
         )
-        return FarSegment(KVSpan.empty(heads, head_dim, place.store_dtype, place.store_device), kind.make(), kind)
+        span = KVSpan.empty(heads, head_dim, place.store_dtype, place.store_device, block=self.settings.block)
+        return FarSegment(span, kind.make(), kind)

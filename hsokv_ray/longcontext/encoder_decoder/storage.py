@@ -44,13 +44,20 @@ def save_encoded(text: EncodedText, folder: str | Path) -> Path:
     return target
 
 
-def load_encoded(folder: str | Path, *, model: Any = None, device: torch.device | str = "cpu") -> EncodedText:
+def load_encoded(
+    folder: str | Path,
+    *,
+    model: Any = None,
+    device: torch.device | str = "cpu",
+    index_options: dict[str, Any] | None = None,
+) -> EncodedText:
     """Read what `save_encoded` wrote, after checking every file.
 
     Args:
         folder: where it lies.
         model: the model that shall read it; None checks that when it is used.
         device: where the hidden states shall be kept.
+        index_options: further arguments of `restore_index`.
 
     Raises:
         CheckpointError: damaged, of another kind, or encoded by another model.
@@ -64,7 +71,7 @@ def load_encoded(folder: str | Path, *, model: Any = None, device: torch.device 
             "load it with the former, or encode the text again"
         )
     try:
-        return _restored(load_file(Path(folder) / _FILE), facts, torch.device(device))
+        return _restored(load_file(Path(folder) / _FILE), facts, torch.device(device), index_options or {})
     except (OSError, SafetensorError, StoreError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder} cannot be read ({error!r}); encode the text again") from error
 
@@ -91,7 +98,9 @@ def _facts(text: EncodedText) -> dict[str, Any]:
     }
 
 
-def _restored(tensors: dict[str, torch.Tensor], facts: dict[str, Any], device: torch.device) -> EncodedText:
+def _restored(
+    tensors: dict[str, torch.Tensor], facts: dict[str, Any], device: torch.device, index_options: dict[str, Any]
+) -> EncodedText:
     settled, tail = tensors["settled"].to(device), tensors["tail"].to(device)
     rows = GrowingRows.empty(settled.shape[1], settled.dtype, device, capacity=len(settled)).extended(settled)
     state = {name.removeprefix(_INDEX): value.numpy() for name, value in tensors.items() if name.startswith(_INDEX)}
@@ -101,7 +110,7 @@ def _restored(tensors: dict[str, torch.Tensor], facts: dict[str, Any], device: t
         num_heads=1,
         head_dim=settled.shape[1],
         block_size=facts["block_size"],
-        device=device,
+        **{"device": device, **index_options},
     )
     return EncodedText(
         token_ids=tensors["token_ids"].numpy(),

