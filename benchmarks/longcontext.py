@@ -188,8 +188,8 @@ NOTES = """
 - `first_token_s`: reading the context, then a question of 32 tokens, to the first token of the answer. `question_ms`:
   the second part alone, as for every further question on a context that is kept.
 - Reading is timed for real up to 131,072 tokens; for full attention past 4,096 it is added up from pieces of 512 tokens
-  at eight depths, on a cache filled with random keys and values; up to 524,288 ours is added up
-  from its speed at 131,072 and that of 8,192 tokens at the end.
+  at eight depths, on a cache filled with random keys and values; up to 524,288 ours is added up from its
+  speed at 131,072 and that of 8,192 tokens at the end.
 - `decode`: milliseconds per token written, wall clock, on filled contexts. `full_over_this`: full attention's median
   over this one's, both of the same turns. Full attention is transformers' own path; it copies its cache every step.
 - `limit_ms`: bytes a step cannot do without (weights, what is attended to, what is searched) over the bandwidth of

@@ -314,7 +314,7 @@ class RetrievalReader:
         self.memory = decoder.memory(np.zeros(num_tokens, np.int64), rows)
 
     def read(self, ids_1T: Tensor) -> None:
-        self.cache = None
+        self.cache, ids_1T = None, ids_1T.cpu()
         if self.memory is None:
             self.memory = self.lc.encode(ids_1T)
             for row in self.memory.rows:

@@ -168,11 +168,11 @@ class ModelRun:
         """Time pieces of `READ_CHUNK`: all in the first `read_turn`, then at `full_depths`."""
         worker = self.workers[FULL]
         if end <= self.plan.read_turn:
-            if begin == 0:
+            if begin == 0 and not full:
                 for depth in range(0, self.plan.read_turn, READ_CHUNK):
                     full.setdefault(depth, []).append(worker.call("read", READ_CHUNK))
             return
-        if end not in full_depths(self.plan):
+        if end not in full_depths(self.plan) or end in full:  # a second group need not repeat it
             return
         worker.call("fill", end)
         for _ in range(self.plan.full_reads):

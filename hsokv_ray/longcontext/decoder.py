@@ -3,8 +3,6 @@
 Shapes: B rows, T tokens, N tokens of the text.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,27 +17,9 @@ from hsokv_ray.longcontext.memory import Memory, layout_of
 from hsokv_ray.longcontext.parallel import encode_parallel
 from hsokv_ray.longcontext.prefill import feed
 from hsokv_ray.longcontext.report import Stopwatch
+from hsokv_ray.longcontext.requests import OnTokens, Request
 from hsokv_ray.longcontext.row import Row
 from hsokv_ray.longcontext.rows import RowMaker
-
-OnTokens = Callable[[int], Any]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What `generate` needs: prompt ids [B, T] and the arguments that carry memory and padding."""
-
-    input_ids: torch.Tensor
-    arguments: dict[str, Any]
-    watch: Stopwatch
-    num_memory_tokens: int
-    memory_bytes: int
-    index_bytes: int
-
-    @property
-    def num_given(self) -> int:
-        """Tokens of each output row that were not generated."""
-        return self.input_ids.shape[1]
 
 
 class DecoderReader:
@@ -75,14 +55,14 @@ class DecoderReader:
 
     def append(self, memory: Memory, token_ids: np.ndarray, on_tokens: OnTokens) -> None:
         """Read `token_ids` behind the text of `memory`. Requests that run on it go on with what they began with."""
-        self._check(memory)
+        self.take(memory)
         memory.rows = self._read([row.fork() for row in memory.rows], token_ids, on_tokens)
         memory.token_ids = np.concatenate([memory.token_ids, token_ids])
 
     def cache(self, memory: Memory | None, batch_size: int = 1) -> RetrievalCache:
         """Return the cache of a new request that begins with `memory`."""
         if memory is not None:
-            self._check(memory)
+            self.take(memory)
         rows = [self.make.rows() if memory is None else memory.attached(self.settings) for _ in range(batch_size)]
         return _cache(rows)
 
@@ -95,13 +75,15 @@ class DecoderReader:
         pad_token: int,
         reads_prompts: bool = True,
     ) -> Request:
-        """Return a request on `memory`.
+        """Return a request on `memory`. Raises `ConfigError` where a prompt is empty.
 
         Args:
-            prompts: token ids of each row, the prefix included; none empty.
+            prompts: token ids of each row, the prefix included.
             num_prefix_tokens: first tokens of every prompt, kept in sight for good.
             reads_prompts: whether to read them here in pieces, up to the last token, rather than in `generate`.
         """
+        if not all(prompts):
+            raise ConfigError("the prompt is empty; give at least one token to continue from")
         cache = self.cache(memory, len(prompts))
         if num_prefix_tokens:
             cache.pin(num_prefix_tokens)
@@ -109,10 +91,11 @@ class DecoderReader:
         if reads_prompts:
             feed(self.model, cache, [ids_T[mask_T.bool()][:-1] for ids_T, mask_T in zip(ids_BT, mask_BT, strict=True)])
         return Request(
-            input_ids=ids_BT,
-            arguments={"past_key_values": cache, "attention_mask": mask_BT},
+            arguments={"input_ids": ids_BT, "attention_mask": mask_BT, "past_key_values": cache},
             watch=cache.watch,
+            num_given=ids_BT.shape[1],
             num_memory_tokens=0 if memory is None else len(memory),
+            num_prompt_tokens=sum(map(len, prompts)),
             memory_bytes=cache.nbytes,
             index_bytes=cache.index_nbytes,
         )
@@ -122,7 +105,8 @@ class DecoderReader:
         feed(self.model, cache, [torch.from_numpy(token_ids).to(self.model.device)], on_tokens)
         return cache.rows(0)
 
-    def _check(self, memory: Memory) -> None:
+    def take(self, memory: Memory) -> None:
+        """Make sure that `memory` is this model's and on its devices. Raises `ConfigError`."""
         if not isinstance(memory, Memory):
             raise ConfigError(
                 f"a decoder-only model reads a Memory, got {type(memory).__name__}; encode the text with it"

@@ -23,15 +23,19 @@ from hsokv_ray.errors import ConfigError
 from hsokv_ray.longcontext.attachment import attach, detach
 from hsokv_ray.longcontext.cache import RetrievalCache
 from hsokv_ray.longcontext.config import LongContextConfig
-from hsokv_ray.longcontext.decoder import DecoderReader, Request
+from hsokv_ray.longcontext.decoder import DecoderReader
+from hsokv_ray.longcontext.encoder import EncoderMemory, EncoderReader
 from hsokv_ray.longcontext.families import is_encoder_decoder
 from hsokv_ray.longcontext.memory import Memory
 from hsokv_ray.longcontext.plain import PlainReader
 from hsokv_ray.longcontext.prefill import feed
 from hsokv_ray.longcontext.report import Report, make_report
+from hsokv_ray.longcontext.requests import Request
 from hsokv_ray.longcontext.streaming import FirstToken, Stream
 from hsokv_ray.longcontext.text import Source, Tokenizing, Tokens
 from hsokv_ray.meter import Meter
+
+AnyMemory = Memory | EncoderMemory
 
 _READS_THE_PROMPT_ITSELF = {"assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit"}
 """Options with which transformers' `generate` starts from the first token whatever the cache holds."""
@@ -94,7 +98,7 @@ class LongContext:
         """Return settings and placement in one line."""
         return self._reader.describe()
 
-    def encode(self, source: Source, *, progress: bool = False) -> Memory:
+    def encode(self, source: Source, *, progress: bool = False) -> AnyMemory:
         """Read a text once, for any number of requests.
 
         Args:
@@ -110,7 +114,7 @@ class LongContext:
         memory.num_truncated_tokens = tokens.num_truncated
         return memory
 
-    def append(self, memory: Memory, source: Source, *, progress: bool = False) -> None:
+    def append(self, memory: AnyMemory, source: Source, *, progress: bool = False) -> None:
         """Read more text behind a memory; only the new tokens are encoded.
 
         Requests that run on the memory go on with what they began with.
@@ -123,7 +127,7 @@ class LongContext:
 
     def generate(
         self,
-        memory: Memory | None = None,
+        memory: AnyMemory | None = None,
         *,
         prompt: Source | Sequence[Source] = "",
         prefix: Source = "",
@@ -145,7 +149,6 @@ class LongContext:
         request = self._request(memory, prompt, prefix, suffix, options)
         first = FirstToken()
         output = self.model.generate(
-            request.input_ids,
             max_new_tokens=max_new_tokens,
             **{"pad_token_id": self._pad_token()} | _with_criteria(options, first) | request.arguments,
         )
@@ -158,7 +161,7 @@ class LongContext:
 
     def stream(
         self,
-        memory: Memory | None = None,
+        memory: AnyMemory | None = None,
         *,
         prompt: Source = "",
         prefix: Source = "",
@@ -181,7 +184,6 @@ class LongContext:
         options = _with_criteria(options, first, stream.stopper)
         yield from stream.run(
             lambda: self.model.generate(
-                request.input_ids,
                 max_new_tokens=max_new_tokens,
                 streamer=stream.streamer,
                 **{"pad_token_id": self._pad_token()} | options | request.arguments,
@@ -202,12 +204,13 @@ class LongContext:
         self.decoder()
         feed(self.model, cache, prompts)
 
-    def load(self, path: str | Path) -> Any:
+    def load(self, path: str | Path) -> AnyMemory:
         """Read a memory and check at once that this model wrote it. Raises `CheckpointError`, `ConfigError`."""
+        if isinstance(self._reader, EncoderReader):
+            return EncoderMemory.load(path)
         memory = Memory.load(path)
         if isinstance(self._reader, DecoderReader):
-            memory.check(self._reader.digest, self._reader.settings)
-            memory.place(self._reader.make)
+            self._reader.take(memory)
         return memory
 
     def tokens(self, source: Source) -> Tokens:
@@ -218,7 +221,7 @@ class LongContext:
         if not self.config.enabled:
             return PlainReader(self.model)
         if is_encoder_decoder(self.model):
-            raise ConfigError("encoder-decoder models: not yet here")
+            return EncoderReader(self.model, self.config)
         return DecoderReader(self.model, self.config)
 
     def decoder(self) -> DecoderReader:
@@ -228,15 +231,13 @@ class LongContext:
         return self._reader
 
     def _request(
-        self, memory: Memory | None, prompt: Any, prefix: Source, suffix: Source, options: dict[str, Any]
+        self, memory: AnyMemory | None, prompt: Any, prefix: Source, suffix: Source, options: dict[str, Any]
     ) -> Request:
         begins = memory is None
         before = self._tokenizing.ids(prefix, begins_text=begins)
         after = self._tokenizing.ids(suffix, begins_text=False)
         prompts = list(prompt) if _is_batch(prompt) else [prompt]
         rows = [before + self._tokenizing.ids(each, begins_text=begins and not before) + after for each in prompts]
-        if not rows or not all(rows):
-            raise ConfigError("the prompt is empty; give at least one token to continue from")
         return self._reader.request(
             memory,
             rows,
@@ -263,7 +264,7 @@ class LongContext:
             seconds=end - start,
             first_token_s=(first.at or end) - start,
             num_memory_tokens=request.num_memory_tokens,
-            num_prompt_tokens=request.input_ids.numel(),
+            num_prompt_tokens=request.num_prompt_tokens,
             num_new_tokens=num_new_tokens,
             memory_bytes=request.memory_bytes,
             index_bytes=request.index_bytes,

@@ -53,7 +53,7 @@ def encode_on_ray(
     ]
     ray.data.DataContext.get_current().execution_options.preserve_order = True
     encoded = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        _Worker,
+        _Worker,  # pyright: ignore[reportArgumentType]  Ray takes classes and makes one per actor
         fn_constructor_args=(load_model, long_context.config, reader.digest),
         compute=ray.data.ActorPoolStrategy(size=min(num_workers, len(rows))),
         num_cpus=num_cpus,

@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 
 from hsokv_ray.errors import ConfigError
-from hsokv_ray.longcontext.decoder import OnTokens, Request, left_padded
+from hsokv_ray.longcontext.decoder import left_padded
 from hsokv_ray.longcontext.memory import Memory
 from hsokv_ray.longcontext.report import Stopwatch
+from hsokv_ray.longcontext.requests import OnTokens, Request
 
 
 class PlainReader:
@@ -44,7 +45,9 @@ class PlainReader:
         before = [] if memory is None else memory.token_ids.tolist()
         self._check(len(before) + max(map(len, prompts)))
         ids_BT, mask_BT = left_padded([before + prompt for prompt in prompts], pad_token, self.model.device)
-        return Request(ids_BT, {"attention_mask": mask_BT}, Stopwatch(), len(before), 0, 0)
+        arguments: dict[str, Any] = {"attention_mask": mask_BT, "input_ids": ids_BT}
+        given = 1 if self.model.config.is_encoder_decoder else ids_BT.shape[1]
+        return Request(arguments, Stopwatch(), given, len(before), sum(map(len, prompts)), 0, 0)
 
     def _check(self, num_tokens: int) -> None:
         if self.window is not None and num_tokens > self.window:

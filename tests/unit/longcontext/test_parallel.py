@@ -13,7 +13,8 @@ from .conftest import WINDOW
 
 
 def config(**settings: Any) -> LongContextConfig:
-    return LongContextConfig(**({"enabled": True, "block_size": 4, "sink_tokens": 4, "encoding": "parallel"} | settings))
+    parallel = {"enabled": True, "block_size": 4, "sink_tokens": 4, "encoding": "parallel"}
+    return LongContextConfig(**(parallel | settings))
 
 
 def test_pieces_cover_the_text_once_and_fit_the_window_with_their_context(llama: Any, text: torch.Tensor):
