@@ -5,7 +5,8 @@ stands once in a document. `passkey` hides one long entry, under the key PASS, a
 for it; `multi_key` asks for one of the many. The document alone is the memory; the question is the prompt; the answer
 is read off greedily, token for token.
 
-Use: `recall = TASKS["multi_key"](8192, 3, np.random.default_rng(0))`.
+Use: `recall = TASKS["multi_key"](8192, 3, np.random.default_rng(0))`; where a document is dear to encode, ask it several
+times: `document = make_document(8192, rng); recall = document.ask(entry_of_decile(8192, 3, rng))`.
 
 Shapes: N tokens, E entries, S symbols an entry can have.
 """
@@ -62,7 +63,7 @@ def passkey(length: int, decile: int, rng: np.random.Generator) -> Recall:
 
     Raises `ConfigError`: the document is too short for ten deciles, or there is no such decile.
     """
-    entry = _entry_of_decile(length, decile, rng)
+    entry = entry_of_decile(length, decile, rng)
     return make_document(length, rng, passkey_entry=entry).ask(entry)
 
 
@@ -71,7 +72,7 @@ def multi_key(length: int, decile: int, rng: np.random.Generator) -> Recall:
 
     Raises `ConfigError`: the document is too short for ten deciles, or there is no such decile.
     """
-    entry = _entry_of_decile(length, decile, rng)
+    entry = entry_of_decile(length, decile, rng)
     return make_document(length, rng).ask(entry)
 
 
@@ -114,7 +115,11 @@ def make_document(
     return Document(ids_N, keys_E, starts_E, sizes_E, symbols_ES)
 
 
-def _entry_of_decile(length: int, decile: int, rng: np.random.Generator) -> int:
+def entry_of_decile(length: int, decile: int, rng: np.random.Generator) -> int:
+    """Return the number of an entry in a decile (0 to 9) of `make_document(length, ...)`, any of them alike.
+
+    Raises `ConfigError` as the tasks do.
+    """
     if not 0 <= decile < NUM_DECILES:
         raise ConfigError(f"decile {decile}: there are 0 to {NUM_DECILES - 1}; give one of them")
     num = num_entries(length)

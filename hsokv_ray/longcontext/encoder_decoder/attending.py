@@ -1,13 +1,13 @@
 """Cross attention over the hidden states of a long text, exact over the blocks that each query fetches.
 
 A query q and a hidden state h meet as q . (W_k h) = (W_k^T q) . h, so one index over hidden states serves every layer
-and head, and what is attended to is summed before it is projected: W_v (sum_i a_i h_i) + b_v (Bertsch et al. 2023,
-"Unlimiformer", section 2.3, without projecting every fetched state).
+and head, and what is attended to is summed before it is projected: W_v (sum_i a_i h_i) + b_v (after Bertsch et al.
+2023, "Unlimiformer", which projects every fetched state).
 
-Every query (row, head, token) fetches blocks of its own. One choice for all heads of a layer would catch as little as
-half of the attention at the same budget (benchmarks/longcontext_encoder_decoder.py), and would be no cheaper: heads
-that agree share their copies anyway. And what a row sees depends neither on its batch nor on how
-many tokens come at once. The blocks of queries that are treated together are copied once and masked for each.
+Every query (row, head, token) fetches blocks of its own: one choice for all heads of a layer copies less, but catches
+as little as half of the attention at the same budget (benchmarks/longcontext_encoder_decoder.py). What a row sees
+depends neither on its batch nor on how many tokens come at once. The blocks of queries that are treated together are
+copied once, so heads that agree cost no more than one, and masked for each.
 
 Shapes: Q queries, M model width, N tokens, B blocks, S tokens per block, U blocks that some query fetched.
 """

@@ -14,7 +14,7 @@ from hsokv_ray.errors import ConfigError
 from hsokv_ray.longcontext.config import LongContextConfig, Resolved
 
 _T5_WINDOW = 512
-"""Tokens T5 was trained on (Raffel et al. 2020, section 3.1.2); its relative positions set no limit of their own."""
+"""Tokens T5 was trained on (Raffel et al. 2020); its relative positions set no limit of their own."""
 
 
 @dataclass(frozen=True)
