@@ -49,7 +49,7 @@ class EncoderMemory:
         return self.text.index_nbytes
 
     def save(self, path: str | Path) -> None:
-        """Write the memory to the folder `path`: safetensors and a manifest. Raises `CheckpointError`."""
+        """Write the memory to the folder `path`: safetensors and a manifest. Raises `RunError`."""
         save_encoded(self.text, path)
 
     @classmethod

@@ -9,16 +9,16 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from hsokv_ray.errors import CheckpointError
+from hsokv_ray.errors import CheckpointError, RunError
 from hsokv_ray.manifest import flush_folder, verify_manifest, write_manifest
 
 _TENSORS = "tensors.safetensors"
 
 
-def write_folder(path: str | Path, tensors: dict[str, torch.Tensor], extra: dict[str, Any]) -> None:
-    """Write `tensors` and `extra` (JSON) to the folder `path`, replacing one that is there.
+def write_folder(path: str | Path, tensors: dict[str, torch.Tensor], extra: dict[str, Any]) -> Path:
+    """Write `tensors` and `extra` (JSON) to the folder `path`, replacing one that is there; return its path.
 
-    Raises `CheckpointError`: the disk refuses, or `path` is something else.
+    Raises `RunError`: the disk refuses, or `path` holds something else. What was there stays.
     """
     path = Path(path).expanduser().absolute()
     hidden = path.with_name(f".{path.name}.tmp-{os.getpid()}")
@@ -28,18 +28,25 @@ def write_folder(path: str | Path, tensors: dict[str, torch.Tensor], extra: dict
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, hidden / _TENSORS)
         write_manifest(hidden, extra=extra)
         _swap(hidden, path)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be written ({error.strerror or error}); give another folder") from None
+        return path
+    except (OSError, SafetensorError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise RunError(f"{path} cannot be written ({why}); free space or give another folder") from error
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
 
 
-def read_folder(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Return the tensors and the extra of a folder whose checksums hold. Raises `CheckpointError`."""
+def read_folder(path: str | Path, *, kind: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Return the tensors and the extra of a folder whose checksums hold.
+
+    Raises `CheckpointError`: missing, damaged, or its extra names another `kind`.
+    """
     path = Path(path).expanduser()
     if not path.is_dir():
         raise CheckpointError(f"{path} is no folder; give the folder a memory was saved to")
     manifest = verify_manifest(path)
+    if manifest.extra.get("kind") != kind:
+        raise CheckpointError(f"{path} holds {manifest.extra.get('kind')!r}, not {kind!r}; give the folder of a {kind}")
     try:
         return load_file(path / _TENSORS), manifest.extra
     except (OSError, SafetensorError) as error:

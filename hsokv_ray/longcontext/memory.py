@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from hsokv_ray.config import differences
-from hsokv_ray.errors import CheckpointError, ConfigError
+from hsokv_ray.errors import ConfigError
 from hsokv_ray.longcontext.config import Resolved
 from hsokv_ray.longcontext.folder import read_folder, write_folder
 from hsokv_ray.longcontext.growable import KVSpan
@@ -16,7 +16,6 @@ from hsokv_ray.longcontext.row import Row
 from hsokv_ray.longcontext.rows import RowMaker
 
 KIND = "decoder memory"
-FORMAT = 1
 _COUNTS = ("length", "position", "origin", "num_sinks")
 
 
@@ -84,7 +83,7 @@ class Memory:
     def save(self, path: str | Path) -> None:
         """Write the memory to the folder `path`: safetensors and a manifest with checksums.
 
-        Raises `CheckpointError` where the disk refuses.
+        Raises `RunError` where the disk refuses.
         """
         tensors = {"token_ids": torch.from_numpy(self.token_ids), **self.stored}
         for layer, row in enumerate(self.rows):
@@ -93,7 +92,6 @@ class Memory:
         counts = {name: getattr(first, name) for name in _COUNTS} if first else self.counts
         facts = {
             "kind": KIND,
-            "format": FORMAT,
             "model_digest": self.model_digest,
             "layout": self.layout,
             "counts": counts,
@@ -107,11 +105,7 @@ class Memory:
 
         Raises `CheckpointError`: missing, damaged, or not the memory of a decoder-only model.
         """
-        tensors, facts = read_folder(path)
-        if facts.get("kind") != KIND or facts.get("format") != FORMAT:
-            raise CheckpointError(
-                f"{path} holds {facts.get('kind')!r} of format {facts.get('format')!r}; this reads {KIND!r} of {FORMAT}"
-            )
+        tensors, facts = read_folder(path, kind=KIND)
         return cls(
             token_ids=tensors.pop("token_ids").numpy(),
             model_digest=facts["model_digest"],

@@ -1,23 +1,18 @@
 """Encoded texts on disk: one file of tensors and a manifest, in a folder that is whole or absent."""
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
-from hsokv_ray.errors import CheckpointError, RunError, StoreError
+from hsokv_ray.errors import CheckpointError, StoreError
 from hsokv_ray.longcontext.digest import model_digest
 from hsokv_ray.longcontext.encoder_decoder.text import EncodedText, GrowingRows
+from hsokv_ray.longcontext.folder import read_folder, write_folder
 from hsokv_ray.longcontext.index import restore_index
-from hsokv_ray.manifest import flush_folder, verify_manifest, write_manifest
 
-KIND = "encoder_decoder"
-_FILE = "encoded.safetensors"
+KIND = "encoder-decoder memory"
 _INDEX = "index."
 
 
@@ -27,21 +22,7 @@ def save_encoded(text: EncodedText, folder: str | Path) -> Path:
     Raises:
         RunError: the disk is full or refuses to write; what was there stays.
     """
-    target = Path(folder)
-    temporary = target.parent / f".tmp-{target.name}-{os.getpid()}"
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        save_file(_tensors(text), temporary / _FILE)
-        write_manifest(temporary, extra=_facts(text))
-        _replace(target, temporary)
-        flush_folder(target.parent)
-    except (OSError, SafetensorError) as error:
-        # What went wrong is `error`; a failure to clean up after it must not hide it.
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise RunError(f"cannot write {target} ({error}); free space or give another folder") from error
-    return target
+    return write_folder(folder, _tensors(text), _facts(text))
 
 
 def load_encoded(
@@ -62,17 +43,15 @@ def load_encoded(
     Raises:
         CheckpointError: damaged, of another kind, or encoded by another model.
     """
-    facts = verify_manifest(folder).extra
-    if facts.get("kind") != KIND:
-        raise CheckpointError(f"{folder} holds {facts.get('kind')!r}, not a text encoded by an encoder-decoder model")
+    tensors, facts = read_folder(folder, kind=KIND)
     if model is not None and facts["model_digest"] != model_digest(model):
         raise CheckpointError(
             f"{folder} was encoded by the model {facts['model_digest'][:12]}, this is {model_digest(model)[:12]}; "
             "load it with the former, or encode the text again"
         )
     try:
-        return _restored(load_file(Path(folder) / _FILE), facts, torch.device(device), index_options or {})
-    except (OSError, SafetensorError, StoreError, KeyError, TypeError, ValueError) as error:
+        return _restored(tensors, facts, torch.device(device), index_options or {})
+    except (StoreError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder} cannot be read ({error!r}); encode the text again") from error
 
 
@@ -122,11 +101,3 @@ def _restored(
         model_digest=facts["model_digest"],
         num_truncated_tokens=facts["num_truncated_tokens"],
     )
-
-
-def _replace(target: Path, temporary: Path) -> None:
-    old = target.parent / f".old-{target.name}-{os.getpid()}"
-    if target.exists():
-        target.rename(old)
-    temporary.rename(target)
-    shutil.rmtree(old, ignore_errors=True)

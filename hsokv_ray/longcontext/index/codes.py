@@ -56,6 +56,7 @@ class Codes:
 
 
 def evenly(vectors_ND: np.ndarray, most: int) -> np.ndarray:
-    """Return at most `most` of the vectors, spread over all of them."""
-    step = -(-len(vectors_ND) // most)
-    return np.ascontiguousarray(vectors_ND[::step])
+    """Return `most` of the vectors, spread over all of them; all where there are fewer."""
+    if len(vectors_ND) <= most:
+        return np.ascontiguousarray(vectors_ND)
+    return vectors_ND[np.linspace(0, len(vectors_ND) - 1, num=most).astype(np.int64)]

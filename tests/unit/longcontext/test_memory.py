@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from hsokv_ray.errors import CheckpointError, ConfigError, DataError
+from hsokv_ray.errors import CheckpointError, ConfigError, DataError, RunError
 from hsokv_ray.longcontext import LongContext, LongContextConfig, Memory
 
 from .conftest import make_model
@@ -52,7 +52,7 @@ def test_saving_again_replaces_and_never_touches_a_folder_of_other_things(
         assert len(Memory.load(tmp_path / "m")) == 200
         (tmp_path / "other").mkdir()
         (tmp_path / "other" / "thesis.tex").write_text("years of work")
-        with pytest.raises(CheckpointError, match="other files"):
+        with pytest.raises(RunError, match="other files"):
             memory.save(tmp_path / "other")
         assert (tmp_path / "other" / "thesis.tex").read_text() == "years of work"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "other"]
@@ -102,7 +102,7 @@ def test_damage_is_noticed(llama: Any, text: torch.Tensor, tmp_path: Path):
     tensors.write_bytes(whole)
     facts["extra"]["kind"] = "checkpoint"
     manifest.write_text(json.dumps(facts))
-    with pytest.raises(CheckpointError, match="'checkpoint'"):
+    with pytest.raises(CheckpointError, match="holds 'checkpoint'"):
         Memory.load(tmp_path / "m")
 
 

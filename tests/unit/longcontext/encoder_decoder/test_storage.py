@@ -49,7 +49,7 @@ def test_another_model_is_refused(bart_pair: Any, other_bart: Any, ids: Any, tmp
         load_encoded(tmp_path / "text", model=other_bart)
 
 
-@pytest.mark.parametrize("name", ["encoded.safetensors", "manifest.json"])
+@pytest.mark.parametrize("name", ["tensors.safetensors", "manifest.json"])
 @pytest.mark.parametrize("harm", ["flip", "cut", "remove"])
 def test_a_damaged_folder_is_refused(bart_pair: Any, ids: Any, tmp_path: Path, name: str, harm: str) -> None:
     folder = save_encoded(encode_text(bart_pair.attached, ids(40), bart_pair.settings()), tmp_path / "text")
@@ -79,7 +79,7 @@ def test_a_disk_that_refuses_leaves_the_old_text(bart_pair: Any, ids: Any, tmp_p
     def full(*args: Any, **kwargs: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("hsokv_ray.longcontext.encoder_decoder.storage.write_manifest", full)
+    monkeypatch.setattr("hsokv_ray.longcontext.folder.write_manifest", full)
     with pytest.raises(RunError, match="No space left"):
         save_encoded(encode_text(bart_pair.attached, ids(50), bart_pair.settings()), folder)
     assert len(load_encoded(folder)) == 40
