@@ -5,8 +5,8 @@ stands once in a document. `passkey` hides one long entry, under the key PASS, a
 for it; `multi_key` asks for one of the many. The document alone is the memory; the question is the prompt; the answer
 is read off greedily, token for token.
 
-Use: `recall = TASKS["multi_key"](8192, 3, np.random.default_rng(0))`; where a document is dear to encode, ask it several
-times: `document = make_document(8192, rng); recall = document.ask(entry_of_decile(8192, 3, rng))`.
+Use: `recall = TASKS["multi_key"](8192, 3, np.random.default_rng(0))`; a document that takes long to encode may be asked
+several times: `document = make_document(8192, rng)`, `recall = document.ask(entry_of_decile(8192, 3, rng))`.
 
 Shapes: N tokens, E entries, S symbols an entry can have.
 """

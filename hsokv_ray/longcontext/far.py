@@ -58,8 +58,9 @@ class FarSegment:
         return replace(self, span=self.span.fork())
 
     def empty(self) -> "FarSegment":
-        """Return a segment of the same kind without tokens."""
-        return replace(self, span=self.span.empty_like(), index=self.kind.make())
+        """Return a segment for a request's own tokens: few, so codes are trained only once there are many."""
+        kind = replace(self.kind, name="auto") if self.kind.name in ("pq", "ivf") else self.kind
+        return replace(self, span=self.span.empty_like(), index=kind.make(), kind=kind)
 
 
 def choose(segments: list[FarSegment], queries_KQD: torch.Tensor, num_blocks: int, scaling: float) -> torch.Tensor:
