@@ -30,7 +30,7 @@ class LongGenerator(Generator):
 
     def _new_tokens(self, ids: torch.Tensor, **arguments: Any) -> list[int]:
         answer = self._long.generate(self._memory, prompt=ids[0], **arguments)
-        self._say(answer.report.describe())
+        self._say(answer.report.describe_retrieval())
         return answer.token_ids
 
     def _limit(self, ids: torch.Tensor, sampling: SamplingConfig) -> int:
@@ -63,7 +63,8 @@ def open_long(loaded: LoadedModel, config: GenerateConfig, say: Callable[[str], 
                 memory.save(config.memory)
         cut = f", {memory.num_truncated_tokens:,} cut off" if memory.num_truncated_tokens else ""
         held = f"{memory.nbytes / 1e6:.1f} MB, index {memory.index_nbytes / 1e6:.1f} MB"
-        say(f"{len(memory):,} tokens in memory ({held}){cut}; {long_context.describe()}")
+        say(f"{len(memory):,} tokens in memory ({held}){cut}")
+        say(long_context.describe())
         yield LongGenerator(loaded, long_context, memory, say)
 
 

@@ -169,6 +169,14 @@ class Resolved:
         """Tokens fetched."""
         return self.num_blocks * self.block
 
+    def describe(self) -> str:
+        """Return what a query sees, in one line."""
+        return (
+            f"past {self.window:,} tokens a query sees the first {self.sink}, {self.budget} fetched in blocks of "
+            f"{self.block} ({self.index}, {self.positions}) and the newest {self.local}; "
+            f"layers {self.layer_begin} to {self.layer_end - 1} fetch"
+        )
+
     def retrieves(self, layer: int) -> bool:
         """Return whether layer number `layer` retrieves."""
         return self.layer_begin <= layer < self.layer_end

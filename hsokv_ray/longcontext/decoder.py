@@ -36,7 +36,7 @@ class DecoderReader:
 
     def describe(self) -> str:
         """Return settings and placement in one line."""
-        return f"{self.settings}; {self.make.placements[0].describe()}"
+        return f"{self.settings.describe()}; {self.make.placements[0].describe()}"
 
     def encode(self, token_ids: np.ndarray, on_tokens: OnTokens) -> Memory:
         """Return the memory of the text `token_ids` [N]."""

@@ -69,7 +69,7 @@ class EncoderReader:
 
     def describe(self) -> str:
         """Return settings and placement in one line."""
-        return f"{self.settings}; {self._place.describe()}"
+        return f"{self.settings.describe()}; {self._place.describe()}"
 
     def encode(self, token_ids: np.ndarray, on_tokens: OnTokens) -> EncoderMemory:
         """Return the memory of the text `token_ids` [N]."""

@@ -63,8 +63,14 @@ class Report:
         rate = self.num_new_tokens / self.seconds if self.seconds else 0.0
         return (
             f"{self.num_new_tokens} tokens in {self.seconds:.2f} s ({rate:.1f} tokens/s), first after "
-            f"{self.first_token_s * 1000:.0f} ms, over {self.num_memory_tokens:,} + {self.num_prompt_tokens:,} tokens; "
-            f"retrieval {self.retrieval_mean_ms:.2f} ms per pass (p95 {self.retrieval_p95_ms:.2f}), "
+            f"{self.first_token_s * 1000:.0f} ms; {self.describe_retrieval()}"
+        )
+
+    def describe_retrieval(self) -> str:
+        """Return what reading past the window cost, in one line."""
+        return (
+            f"over {self.num_memory_tokens:,} + {self.num_prompt_tokens:,} tokens; retrieval "
+            f"{self.retrieval_mean_ms:.2f} ms per pass (p95 {self.retrieval_p95_ms:.2f}), "
             f"{self.retrieval_share:.0%} of the time; memory {self.memory_bytes / 1e6:.1f} MB, "
             f"index {self.index_bytes / 1e6:.1f} MB"
         )
