@@ -55,8 +55,8 @@ def main() -> None:
         plan = replace(plan, lengths=CUDA_LENGTHS[: 2 if arguments.quick else None], longest=None)
         shapes, systems = CUDA_SHAPES, tuple(name for name in SYSTEMS if name != "pq")
     started = time.perf_counter()
-    bandwidth = measure_bandwidth(arguments.device)
     recall = measure_recall(quick=arguments.quick) if arguments.device == "cpu" else []
+    bandwidth = measure_bandwidth(arguments.device)
     tables, targets = {}, []
     for name, shape in shapes.items():
         few_heads = shape.num_key_value_heads < shape.num_heads

@@ -79,6 +79,9 @@ class GenerateConfig(Config):
             return self._check_long()
         if self.memory is not None:
             raise ValueError(f"--memory {self.memory} needs --long")
+        if self.long_context != LongContextConfig():
+            changed = ", ".join(f"--{name.replace('_', '-')}" for name in self.long_context.model_fields_set)
+            raise ValueError(f"settings of long context ({changed}) need --long")
         if self.prompt is not None and self.input is not None:
             raise ValueError(
                 "--prompt and --input exclude each other; give one of them, or --long to ask --prompt about --input"

@@ -51,7 +51,8 @@ def open_long(loaded: LoadedModel, config: GenerateConfig, say: Callable[[str], 
 
     Raises:
         ConfigError: the model's family is not served, or the settings or the memory do not fit it.
-        CheckpointError: the memory is damaged or cannot be written.
+        CheckpointError: the memory is damaged.
+        RunError: the memory cannot be written.
     """
     settings = LongContextConfig(**{**config.long_context.model_dump(), "enabled": True})
     with LongContext(loaded.model, loaded.tokenizer, settings) as long_context:

@@ -4,6 +4,7 @@ The function never sees the cache, so the cache hands out keys tagged with the l
 go to the implementation the model had before. State therefore travels with the request, never with the model.
 """
 
+import sys
 from typing import Any, Protocol
 
 import torch
@@ -11,6 +12,8 @@ from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from hsokv_ray.errors import ConfigError
 
 PREFIX = "hsokv_retrieval_"
 TAG = "_hsokv_layer"
@@ -43,8 +46,11 @@ def tag(key: torch.Tensor, layer: AttendingLayer) -> torch.Tensor:
 def register(base: str) -> str:
     """Register retrieval on top of the attention implementation `base`; return the name to give a model.
 
-    Untagged keys (training, encoders, ordinary caches) take `base`, with its own masks.
+    Untagged keys (training, encoders, ordinary caches) take `base`, with its own masks. Raises `ConfigError` for an
+    implementation whose masks are no tensors.
     """
+    if base.startswith("flex"):
+        raise ConfigError(f"long context cannot stand on {base!r}, whose masks are no tensors; use sdpa")
     name = PREFIX + base
     if name not in ALL_ATTENTION_FUNCTIONS.valid_keys():
         AttentionInterface.register(name, _over(base))
@@ -79,6 +85,4 @@ def _plain(base: str, module: nn.Module) -> Any:
     if base != "eager":
         return ALL_ATTENTION_FUNCTIONS[base]
     # every model file has its own eager function; the library looks it up there too
-    import sys
-
     return sys.modules[type(module).__module__].eager_attention_forward  # pyright: ignore[reportAttributeAccessIssue]

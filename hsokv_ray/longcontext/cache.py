@@ -35,6 +35,7 @@ class RetrievalLayer(CacheLayerMixin):
         """Tokens the model has given, padding included."""
         self.is_initialized = True
         self._attended = True
+        self._checked = False
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -48,6 +49,7 @@ class RetrievalLayer(CacheLayerMixin):
         self.num_columns += key_states.shape[2]
         return tag(key_states, self), value_states
 
+    @torch.no_grad()
     def attend(
         self,
         module: nn.Module,
@@ -62,7 +64,10 @@ class RetrievalLayer(CacheLayerMixin):
         """Return the output [B, T, H, D]; zeros where a query is padding."""
         self._attended = True
         valid_BT = _valid(attention_mask, query_BHTD.shape[2])
-        _check_positions(kwargs.get("position_ids"), valid_BT, self.rows)
+        if self._is_first and (query_BHTD.device.type == "cpu" or not self._checked):  # a GPU would be waited for
+            _check_mask(attention_mask, valid_BT, self.rows[0].settings.window)
+            _check_positions(kwargs.get("position_ids"), valid_BT, self.rows)
+            self._checked = True
         outputs = []
         for i, row in enumerate(self.rows):
             valid_T = None if valid_BT is None or bool(valid_BT[i].all()) else valid_BT[i]
@@ -115,8 +120,10 @@ class RetrievalLayer(CacheLayerMixin):
         count = -tokens_to_remove
         if count < 0:
             raise ConfigError(f"crop({tokens_to_remove}): give the negative number of tokens to take back")
-        if not all(row.forget(count) for row in self.rows):
+        if any(count > len(row.local) for row in self.rows):
             raise ConfigError(f"crop({tokens_to_remove}): more than the local part holds; raise --local-tokens")
+        for row in self.rows:
+            row.forget(count)
         self.num_columns -= count
 
     def reset(self) -> None:
@@ -143,6 +150,13 @@ class RetrievalCache(Cache):
         ]
         return RetrievalCache(layers, self.watch)
 
+    def seal(self) -> None:
+        """Let beams and answers that begin with what has been read share it."""
+        self.watch.end_reading()
+        for layer in self.retrieval_layers:
+            for row in layer.rows:
+                row.seal()
+
     def pin(self, num_tokens: int) -> None:
         """Keep the first `num_tokens` of the request in sight for good. Call it before they are read.
 
@@ -150,7 +164,9 @@ class RetrievalCache(Cache):
         """
         settings = self.retrieval_layers[0].rows[0].settings
         room = min(settings.local, settings.budget)
-        if num_tokens > room and settings.positions != "native":
+        if settings.positions == "native":
+            raise ConfigError("prefix: with native positions every token stays where it was; put it into the prompt")
+        if num_tokens > room:
             raise ConfigError(
                 f"prefix: {num_tokens} tokens, at most {room} can stay in sight beside what is fetched; "
                 "shorten it or put it into the prompt"
@@ -217,7 +233,7 @@ def _valid(attention_mask: torch.Tensor | None, num_new: int) -> torch.Tensor | 
 
 def _check_positions(position_ids: torch.Tensor | None, valid_BT: torch.Tensor | None, rows: list[Row]) -> None:
     """Rows count positions themselves; raise `ConfigError` where the model was given others."""
-    if position_ids is None or position_ids.device.type != "cpu":  # reading them would wait for the GPU
+    if position_ids is None:
         return
     for i, row in enumerate(rows):
         positions = position_ids[min(i, len(position_ids) - 1)]
@@ -225,6 +241,20 @@ def _check_positions(position_ids: torch.Tensor | None, valid_BT: torch.Tensor |
         expected = row.position + num_new - 1
         if num_new and int(positions[-1]) != expected:
             raise ConfigError(
-                f"position_ids: row {i} ends at {int(positions[-1])}, its tokens count to {expected}; give positions "
-                "that count the request's own tokens from 0, without padding"
+                f"position_ids: row {i} ends at {int(positions[-1])}, its tokens count to {expected}; a cache reads "
+                "each token once, and positions count the request's own tokens from 0, without padding"
             )
+
+
+def _check_mask(attention_mask: torch.Tensor | None, valid_BT: torch.Tensor | None, window: int) -> None:
+    """Raise `ConfigError` for a mask [B, 1, T, M] that hides more than padding and what is to come."""
+    if attention_mask is None or valid_BT is None or attention_mask.dim() != 4 or valid_BT.shape[1] > window:
+        return
+    num_new = valid_BT.shape[1]
+    allowed = attention_mask[:, 0, :, -num_new:]
+    allowed = allowed if allowed.dtype == torch.bool else allowed == 0
+    causal = torch.ones(num_new, num_new, dtype=torch.bool, device=allowed.device).tril()
+    if bool((allowed != (causal & valid_BT[:, None])).logical_and(valid_BT[:, :, None]).any()):
+        raise ConfigError(
+            "the attention mask hides more than padding; a retrieval cache knows causal masks and padding"
+        )

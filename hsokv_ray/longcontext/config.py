@@ -11,6 +11,10 @@ from hsokv_ray.errors import ConfigError
 IndexName = Literal["auto", "flat", "pq", "block_mean", "block_minmax", "ivf"]
 Positions = Literal["contiguous", "fixed", "native"]
 
+_MOST = 4096
+"""Tokens of the local part and of the budget, unless more are asked for: time and memory of a step grow with them."""
+_CHUNK = 512
+
 
 class LongContextConfig(Config):
     """How a model reads inputs past its window: what it always sees, and how it finds the rest."""
@@ -35,10 +39,11 @@ class LongContextConfig(Config):
     sixteenth of a window below 256."""
 
     local_tokens: int | None = pydantic.Field(default=None, ge=1)
-    """Newest tokens, always attended. None: a quarter of the window."""
+    """Newest tokens, always attended. None: a quarter of the window, at most 4,096."""
 
     budget_tokens: int | None = pydantic.Field(default=None, ge=0)
-    """Tokens fetched from the rest, per layer and key-value head. None: what the window has left; 0: none are."""
+    """Tokens fetched from the rest, per layer and key-value head. None: what the window has left, at most 4,096; 0:
+    none are."""
 
     block_size: int | None = pydantic.Field(default=None, ge=1)
     """Tokens fetched together: the best token brings its block. None: 32, or a sixteenth of a window below 512."""
@@ -56,7 +61,8 @@ class LongContextConfig(Config):
     order; fixed: all at one distance, order is lost; native: where they were, for models trained that long."""
 
     chunk_size: int | None = pydantic.Field(default=None, ge=1)
-    """Tokens encoded at once. None: a quarter of the window; for `parallel` encoding what sinks and local leave."""
+    """Tokens encoded at once. None: a quarter of the window, at most 512; for `parallel` encoding what sinks and local
+    leave of the window, at most 4,096."""
 
     encoding: Literal["stream", "parallel"] = "stream"
     """stream: chunk after chunk, each retrieving from those before; parallel: chunks independent of each other behind
@@ -112,15 +118,20 @@ class LongContextConfig(Config):
         window = self.context_window_size or window
         block = 1 if self.granularity == "token" else self.block_size or max(1, min(32, window // 16))
         sink = min(16, window // 16) if self.sink_tokens is None else self.sink_tokens
-        chunk = self.chunk_size or max(1, window // 4)
-        local = self.local_tokens or max(1, window // 4)
+        chunk = self.chunk_size or max(1, min(window // 4, _CHUNK))
+        local = self.local_tokens or max(1, min(window // 4, _MOST))
         begin, end = self.layer_begin or 0, self.layer_end or num_layers
         if end > num_layers:
             raise ConfigError(f"--layer-end {end}: the model has {num_layers} layers; give at most that")
         if begin >= end:
             raise ConfigError(f"--layer-begin {begin}: the model has {num_layers} layers; give less than {end}")
         free = self._room(window, sink=sink, local=local, chunk=chunk, block=block)
-        budget = free if self.budget_tokens is None else self.budget_tokens
+        budget = min(free, _MOST) if self.budget_tokens is None else self.budget_tokens
+        if 0 < (self.budget_tokens or 0) < block:
+            raise ConfigError(
+                f"--budget-tokens {budget} is less than a block of {block}, so nothing would be fetched; give at "
+                "least that, or 0 to fetch nothing"
+            )
         return Resolved(
             window=window,
             sink=sink,
@@ -128,6 +139,7 @@ class LongContextConfig(Config):
             num_blocks=budget // block,
             block=block,
             chunk=chunk,
+            piece=min(self.chunk_size or _MOST, max(1, window - sink - local)),
             layer_begin=begin,
             layer_end=end,
             positions=self.positions,
@@ -159,6 +171,8 @@ class Resolved:
     """Blocks fetched per layer and key-value head."""
     block: int
     chunk: int
+    piece: int
+    """Tokens of a piece of `parallel` encoding."""
     layer_begin: int
     layer_end: int
     positions: Positions

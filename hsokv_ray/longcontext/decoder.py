@@ -56,8 +56,9 @@ class DecoderReader:
     def append(self, memory: Memory, token_ids: np.ndarray, on_tokens: OnTokens) -> None:
         """Read `token_ids` behind the text of `memory`. Requests that run on it go on with what they began with."""
         self.take(memory)
-        memory.rows = self._read([row.fork() for row in memory.rows], token_ids, on_tokens)
-        memory.token_ids = np.concatenate([memory.token_ids, token_ids])
+        with memory.lock:
+            memory.rows = self._read([row.fork() for row in memory.rows], token_ids, on_tokens)
+            memory.token_ids = np.concatenate([memory.token_ids, token_ids])
 
     def cache(self, memory: Memory | None, batch_size: int = 1) -> RetrievalCache:
         """Return the cache of a new request that begins with `memory`."""
@@ -90,6 +91,7 @@ class DecoderReader:
         ids_BT, mask_BT = left_padded(prompts, pad_token, self.model.device)
         if reads_prompts:
             feed(self.model, cache, [ids_T[mask_T.bool()][:-1] for ids_T, mask_T in zip(ids_BT, mask_BT, strict=True)])
+            cache.seal()
         return Request(
             arguments={"input_ids": ids_BT, "attention_mask": mask_BT, "past_key_values": cache},
             watch=cache.watch,

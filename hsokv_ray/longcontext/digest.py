@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from hsokv_ray.errors import ConfigError
+
 _SAMPLES = 1024
 
 
@@ -20,6 +22,8 @@ def model_digest(model: Any) -> str:
     facts = [config.model_type, getattr(config, "rope_parameters", None)]
     digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
     for name, weight in sorted(model.named_parameters()):
+        if weight.is_meta:
+            raise ConfigError(f"the weight {name} is not in memory (offloaded to disk or CPU); load the model whole")
         flat = weight.detach().flatten()
         sample = flat[:: max(1, flat.numel() // _SAMPLES)][:_SAMPLES].to("cpu", torch.float32)
         digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())

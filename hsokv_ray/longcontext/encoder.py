@@ -1,6 +1,7 @@
 """Long inputs for encoder-decoder models behind the same methods as for decoder-only ones."""
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ class EncoderMemory:
     text: EncodedText
     num_truncated_tokens: int = 0
     """Tokens cut off because of `max_source_length`."""
+    lock: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
+    """Held while the memory changes."""
 
     def __len__(self) -> int:
         return len(self.text)
@@ -65,7 +68,7 @@ class EncoderReader:
     def __init__(self, model: Any, config: LongContextConfig) -> None:
         self.model, self.config = model, config
         self.settings = resolve(config, model)
-        self._place = place_layers([model.get_encoder()], config)[0]
+        self._place = place_layers([model.get_encoder()], model.dtype, config)[0]
 
     def describe(self) -> str:
         """Return settings and placement in one line."""

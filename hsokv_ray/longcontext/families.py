@@ -17,7 +17,6 @@ class DecoderShape:
     """A decoder-only model as its cache sees it."""
 
     num_layers: int
-    num_heads: int
     num_key_value_heads: int
     head_dim: int
     window: int
@@ -58,7 +57,6 @@ def decoder_shape(model: Any) -> DecoderShape:
         )
     return DecoderShape(
         num_layers=config.num_hidden_layers,
-        num_heads=config.num_attention_heads,
         num_key_value_heads=config.num_key_value_heads,
         head_dim=head_dim,
         window=_window(config),

@@ -81,18 +81,18 @@ def choose(segments: list[FarSegment], queries_KQD: torch.Tensor, num_blocks: in
 
 def fetch(segments: list[FarSegment], blocks_KB: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return keys and values [K, B * block, D] of blocks that `choose` numbered."""
-    filled = [segment for segment in segments if segment.num_blocks]
+    first, *others = [segment for segment in segments if segment.num_blocks]
     num_heads, num_chosen = blocks_KB.shape
     heads_K1 = torch.arange(num_heads, device=blocks_KB.device)[:, None]
-    if len(filled) == 1:
-        keys, values = filled[0].span.buffer.blocks(heads_K1, blocks_KB)
-    else:
-        first, second = filled
-        keys, values = first.span.buffer.blocks(heads_K1, blocks_KB.clamp(max=first.num_blocks - 1))
-        head, place = torch.nonzero(blocks_KB >= first.num_blocks, as_tuple=True)  # few: they are put in one by one
-        more_keys, more_values = second.span.buffer.blocks(head, blocks_KB[head, place] - first.num_blocks)
+    keys, values = first.span.buffer.blocks(heads_K1, blocks_KB.clamp(max=first.num_blocks - 1))
+    begin = first.num_blocks
+    for segment in others:  # few of the blocks, so they are put in one by one
+        end = begin + segment.num_blocks
+        head, place = torch.nonzero((blocks_KB >= begin) & (blocks_KB < end), as_tuple=True)
+        more_keys, more_values = segment.span.buffer.blocks(head, blocks_KB[head, place] - begin)
         where = (head * num_chosen + place).to(keys.device)
         keys.index_copy_(0, where, more_keys)
         values.index_copy_(0, where, more_values)
-    head_dim = filled[0].kind.head_dim
+        begin = end
+    head_dim = first.kind.head_dim
     return keys.view(num_heads, -1, head_dim), values.view(num_heads, -1, head_dim)

@@ -21,8 +21,9 @@ class KVBuffer:
     ) -> None:
         self.block = block
         shape = (num_heads, -(-capacity // block) * block, head_dim)
-        self.keys = torch.empty(shape, dtype=dtype, device=device)
-        self.values = torch.empty(shape, dtype=dtype, device=device)
+        with torch.inference_mode(False):  # or they could only ever be written in that mode
+            self.keys = torch.empty(shape, dtype=dtype, device=device)
+            self.values = torch.empty(shape, dtype=dtype, device=device)
         self.used = 0
 
     @property
@@ -51,8 +52,9 @@ class KVBuffer:
 class KVSpan:
     """Tokens `begin` to `end` of a buffer.
 
-    Copies of a span share the buffer. Whoever appends first after the last written token does so in place; the others
-    move to a buffer of their own. Written tokens never change, so readers need no lock.
+    Forks of a span share the buffer. Whoever appends first after the last written token does so in place; the others
+    move to a buffer of their own. Written tokens never change, so readers need no lock; of those who append, only one
+    thread at a time may use a buffer.
     """
 
     buffer: KVBuffer
@@ -91,6 +93,12 @@ class KVSpan:
     def fork(self) -> "KVSpan":
         """Return a span of the same tokens that goes its own way from here."""
         return KVSpan(self.buffer, self.begin, self.end)
+
+    def copy(self) -> "KVSpan":
+        """Return a span of the same tokens in a buffer of its own."""
+        span = self.empty_like(max(_LEAST_TOKENS, len(self)))
+        span.append(self.keys, self.values)
+        return span
 
     def append(self, keys_KTD: torch.Tensor, values_KTD: torch.Tensor) -> None:
         """Add T tokens at the end, converted to the buffer's dtype and device."""

@@ -1,5 +1,6 @@
 """A text read by a decoder-only model: its keys and values, layer by layer, with the indexes that search them."""
 
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from hsokv_ray.longcontext.row import Row
 from hsokv_ray.longcontext.rows import RowMaker
 
 KIND = "decoder memory"
-_COUNTS = ("length", "position", "origin", "num_sinks")
+_COUNTS = ("length", "position", "origin", "num_first")
 
 
 @dataclass
@@ -38,6 +39,8 @@ class Memory:
     stored: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
     """Tensors of a loaded memory no model has taken yet."""
     counts: dict[str, int] = field(default_factory=dict, repr=False)
+    lock: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
+    """Held while the memory changes, and while what belongs together is read."""
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -57,6 +60,8 @@ class Memory:
 
     def check(self, digest: str, settings: Resolved) -> None:
         """Raise `ConfigError` where another model wrote the memory, or settings that do not fit."""
+        if not self.model_digest:
+            raise ConfigError("the memory was read with long context off; encode the text again with enabled: true")
         if self.model_digest != digest:
             raise ConfigError(
                 f"the memory was encoded by another model (digest {self.model_digest[:12]}, this one's is "
@@ -69,22 +74,27 @@ class Memory:
 
     def place(self, make: RowMaker) -> None:
         """Build the rows of a loaded memory for the model of `make`."""
-        if not self.stored:
-            return
-        self.rows = [
-            _restored(make.row(layer), self.stored, f"{layer}.", self.counts) for layer in range(make.shape.num_layers)
-        ]
-        self.stored = {}
+        with self.lock:
+            if self.stored:
+                num_layers = make.shape.num_layers
+                self.rows = [
+                    _restored(make.row(layer), self.stored, f"{layer}.", self.counts) for layer in range(num_layers)
+                ]
 
     def attached(self, settings: Resolved) -> list[Row]:
         """Return the rows of a new request that begins with this text."""
-        return [row.attached(settings) for row in self.rows]
+        with self.lock:
+            return [row.attached(settings) for row in self.rows]
 
     def save(self, path: str | Path) -> None:
         """Write the memory to the folder `path`: safetensors and a manifest with checksums.
 
         Raises `RunError` where the disk refuses.
         """
+        with self.lock:
+            self._save(path)
+
+    def _save(self, path: str | Path) -> None:
         tensors = {"token_ids": torch.from_numpy(self.token_ids), **self.stored}
         for layer, row in enumerate(self.rows):
             tensors |= {f"{layer}.{name}": tensor for name, tensor in _tensors(row).items()}
@@ -107,7 +117,7 @@ class Memory:
         """
         tensors, facts = read_folder(path, kind=KIND)
         return cls(
-            token_ids=tensors.pop("token_ids").numpy(),
+            token_ids=tensors.pop("token_ids").numpy().copy(),  # the others would live as long as it, in one mapping
             model_digest=facts["model_digest"],
             layout=facts["layout"],
             rows=[],
@@ -141,12 +151,13 @@ def _tensors(row: Row) -> dict[str, torch.Tensor]:
 
 
 def _restored(row: Row, tensors: dict[str, torch.Tensor], prefix: str, counts: dict[str, int]) -> Row:
-    _fill(row.sinks, tensors, f"{prefix}sinks")
-    _fill(row.local, tensors, f"{prefix}local")
+    """Fill `row` with the tensors whose names begin with `prefix`, and take them out of `tensors`."""
+    own = {name.removeprefix(prefix): tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}
+    _fill(row.sinks, own, "sinks")
+    _fill(row.local, own, "local")
     for far in row.far:
-        _fill(far.span, tensors, f"{prefix}far")
-        begin = f"{prefix}index."
-        state = {name.removeprefix(begin): tensors[name].numpy() for name in tensors if name.startswith(begin)}
+        _fill(far.span, own, "far")
+        state = {name.removeprefix("index."): own[name].numpy() for name in own if name.startswith("index.")}
         far.index = far.kind.restore(state)
     for name in _COUNTS:
         setattr(row, name, counts[name])

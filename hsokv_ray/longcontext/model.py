@@ -8,8 +8,8 @@ with LongContext(model, tokenizer, LongContextConfig(enabled=True)) as lc:
 """
 
 import logging
-import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from hsokv_ray.errors import ConfigError
-from hsokv_ray.longcontext.attachment import attach, detach
+from hsokv_ray.longcontext.attachment import Attachment
 from hsokv_ray.longcontext.cache import RetrievalCache
 from hsokv_ray.longcontext.config import LongContextConfig
 from hsokv_ray.longcontext.decoder import DecoderReader
@@ -37,7 +37,8 @@ from hsokv_ray.meter import Meter
 
 AnyMemory = Memory | EncoderMemory
 
-_READS_THE_PROMPT_ITSELF = {"assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit"}
+_MAX_NEW_TOKENS = 256
+_READS_PROMPTS_ITSELF = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit")
 """Options with which transformers' `generate` starts from the first token whatever the cache holds."""
 
 logger = logging.getLogger(__name__)
@@ -70,14 +71,12 @@ class LongContext:
     """
 
     def __init__(self, model: Any, tokenizer: Any = None, config: LongContextConfig | None = None) -> None:
-        self.model, self.config = model, config or LongContextConfig()
-        self._tokenizing = Tokenizing(tokenizer, self.config)
-        self._append_lock = threading.Lock()
-        self._attached = False
+        self.model, self.config = _unwrapped(model), config or LongContextConfig()
+        self._tokenizing = Tokenizing(tokenizer, self.config, self.model.get_input_embeddings().num_embeddings)
         self._reader = self._make_reader()
-        if self.config.enabled:
-            attach(model)
-            self._attached = True
+        self._attachment = Attachment(self.model) if self.config.enabled else None
+        if self._attachment is not None:
+            weakref.finalize(self, self._attachment.release)
         logger.info("long context: %s", self._reader.describe())
 
     def __enter__(self) -> Self:
@@ -90,9 +89,8 @@ class LongContext:
 
     def close(self) -> None:
         """Give the model back as it was. Memories stay usable by another `LongContext` of the same model."""
-        if self._attached:
-            detach(self.model)
-            self._attached = False
+        if self._attachment is not None:
+            self._attachment.release()
 
     def describe(self) -> str:
         """Return settings and placement in one line."""
@@ -109,6 +107,7 @@ class LongContext:
             ConfigError: longer than `max_source_length`, or, with long context off, than the window.
             DataError: it is empty.
         """
+        self._check_open()
         tokens = self.tokens(source)
         memory = self._timed(len(tokens.ids), progress, lambda say: self._reader.encode(tokens.ids, say))
         memory.num_truncated_tokens = tokens.num_truncated
@@ -119,7 +118,8 @@ class LongContext:
 
         Requests that run on the memory go on with what they began with.
         """
-        with self._append_lock:
+        self._check_open()
+        with memory.lock:
             tokens = self._tokenizing.document(source, before=len(memory))
             if len(tokens.ids):
                 self._timed(len(tokens.ids), progress, lambda say: self._reader.append(memory, tokens.ids, say))
@@ -132,7 +132,7 @@ class LongContext:
         prompt: Source | Sequence[Source] = "",
         prefix: Source = "",
         suffix: Source = "",
-        max_new_tokens: int = 256,
+        max_new_tokens: int | None = None,
         **options: Any,
     ) -> Any:
         """Continue `memory`, prefix, prompt and suffix; return an `Answer`, or a list of them for several rows.
@@ -142,19 +142,17 @@ class LongContext:
             prompt: text or ids; a list of texts, or of lists of ids, is a batch.
             prefix: kept in sight for good, before what is fetched.
             suffix: put behind every prompt.
-            max_new_tokens: at most.
+            max_new_tokens: at most; None: 256, or what `options` say.
             options: of transformers' `generate`: `do_sample`, `num_beams`, `num_return_sequences`, ...
         """
         start = time.perf_counter()
         request = self._request(memory, prompt, prefix, suffix, options)
         first = FirstToken()
-        output = self.model.generate(
-            max_new_tokens=max_new_tokens,
-            **{"pad_token_id": self._pad_token()} | _with_criteria(options, first) | request.arguments,
-        )
+        output = self.model.generate(**self._arguments(request, max_new_tokens, options, first))
         request.watch.lap()
         sequences = output if isinstance(output, torch.Tensor) else output.sequences
-        new = [row[request.num_given :].tolist() for row in sequences]
+        ends = self._end_tokens(options)
+        new = [_until(ends, row[request.num_given :].tolist()) for row in sequences]
         report = self._report(request, first, start, sum(map(len, new)))
         answers = [Answer(self._tokenizing.text(ids), ids, report) for ids in new]
         return answers[0] if len(answers) == 1 and not _is_batch(prompt) else answers
@@ -166,7 +164,7 @@ class LongContext:
         prompt: Source = "",
         prefix: Source = "",
         suffix: Source = "",
-        max_new_tokens: int = 256,
+        max_new_tokens: int | None = None,
         on_report: Callable[[Report], Any] = lambda report: None,
         **options: Any,
     ) -> Iterator[str]:
@@ -178,17 +176,11 @@ class LongContext:
         Other arguments are those of `generate`; beams cannot stream.
         """
         start = time.perf_counter()
+        stream = Stream(self._tokenizing.tokenizer)
         request = self._request(memory, prompt, prefix, suffix, options)
         first = FirstToken()
-        stream = Stream(self._tokenizing.tokenizer)
-        options = _with_criteria(options, first, stream.stopper)
-        yield from stream.run(
-            lambda: self.model.generate(
-                max_new_tokens=max_new_tokens,
-                streamer=stream.streamer,
-                **{"pad_token_id": self._pad_token()} | options | request.arguments,
-            )
-        )
+        arguments = self._arguments(request, max_new_tokens, options, first, stream.stopper)
+        yield from stream.run(lambda: self.model.generate(streamer=stream.streamer, **arguments))
         request.watch.lap()
         on_report(self._report(request, first, start, first.num_tokens))
 
@@ -197,15 +189,17 @@ class LongContext:
 
         The cache does not count the memory: positions and `get_seq_length` are those of the request's own tokens.
         """
+        self._check_open()
         return self.decoder().cache(memory, batch_size)
 
     def prefill(self, cache: RetrievalCache, prompts: Sequence[torch.Tensor]) -> None:
         """Read the token ids [T] of each row into `cache` in pieces, without logits."""
+        self._check_open()
         self.decoder()
         feed(self.model, cache, prompts)
 
     def load(self, path: str | Path) -> AnyMemory:
-        """Read a memory and check at once that this model wrote it. Raises `CheckpointError`, `ConfigError`."""
+        """Read a memory that this model wrote. Raises `CheckpointError`, `ConfigError`."""
         if isinstance(self._reader, EncoderReader):
             return EncoderMemory.load(path)
         memory = Memory.load(path)
@@ -233,6 +227,9 @@ class LongContext:
     def _request(
         self, memory: AnyMemory | None, prompt: Any, prefix: Source, suffix: Source, options: dict[str, Any]
     ) -> Request:
+        self._check_open()
+        if options.get("use_cache") is False:
+            raise ConfigError("use_cache=False: what was read is in the cache; leave it on")
         begins = memory is None
         before = self._tokenizing.ids(prefix, begins_text=begins)
         after = self._tokenizing.ids(suffix, begins_text=False)
@@ -243,8 +240,37 @@ class LongContext:
             rows,
             num_prefix_tokens=len(before),
             pad_token=self._pad_token(),
-            reads_prompts=not _READS_THE_PROMPT_ITSELF.intersection(options),
+            reads_prompts=not self._reads_prompts_itself(options),
         )
+
+    def _arguments(
+        self, request: Request, max_new_tokens: int | None, options: dict[str, Any], *criteria: Any
+    ) -> dict[str, Any]:
+        """Return the arguments of transformers' `generate`; what the request carries cannot be overridden."""
+        ours: dict[str, Any] = {"pad_token_id": self._pad_token()}
+        if max_new_tokens is not None or not {"generation_config", "max_length"}.intersection(options):
+            ours["max_new_tokens"] = max_new_tokens or _MAX_NEW_TOKENS
+        watched = {"stopping_criteria": [*(options.get("stopping_criteria") or []), *criteria]}
+        return ours | options | watched | request.arguments
+
+    def _reads_prompts_itself(self, options: dict[str, Any]) -> bool:
+        configs = [options.get("generation_config"), self.model.generation_config]
+        return any(
+            name in options or any(getattr(config, name, None) for config in configs) for name in _READS_PROMPTS_ITSELF
+        )
+
+    def _end_tokens(self, options: dict[str, Any]) -> set[int]:
+        generation = options.get("generation_config") or self.model.generation_config
+        ends = options.get("eos_token_id", generation.eos_token_id)
+        return set(ends if isinstance(ends, list | tuple) else [] if ends is None else [ends])
+
+    def _check_open(self) -> None:
+        if self._attachment is None:
+            return
+        if not self._attachment.is_held:
+            raise ConfigError("this LongContext was closed; make another one of the model")
+        if self.model.training:
+            raise ConfigError("the model is in training mode; call model.eval() before it reads")
 
     def _timed(self, num_tokens: int, progress: bool, work: Callable[[Callable[[int], Any]], Any]) -> Any:
         start = time.perf_counter()
@@ -254,7 +280,7 @@ class LongContext:
         else:
             result = work(lambda num_tokens: None)
         seconds = time.perf_counter() - start
-        logger.info("encoded %d tokens in %.2f s (%.0f tokens/s)", num_tokens, seconds, num_tokens / seconds)
+        logger.info("encoded %d tokens in %.2f s (%.0f tokens/s)", num_tokens, seconds, num_tokens / max(seconds, 1e-9))
         return result
 
     def _report(self, request: Request, first: FirstToken, start: float, num_new_tokens: int) -> Report:
@@ -288,5 +314,11 @@ def _is_batch(prompt: Any) -> bool:
     return not isinstance(cast("Sequence[Any]", prompt)[0], int | np.integer)
 
 
-def _with_criteria(options: dict[str, Any], *criteria: Any) -> dict[str, Any]:
-    return options | {"stopping_criteria": [*(options.get("stopping_criteria") or []), *criteria]}
+def _until(ends: set[int], ids: list[int]) -> list[int]:
+    """Return the ids up to the first end token; what follows is padding."""
+    return next((ids[: number + 1] for number, token in enumerate(ids) if token in ends), ids)
+
+
+def _unwrapped(model: Any) -> Any:
+    """Return the transformers model inside a PEFT wrapper; its adapters stay in its layers."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -7,7 +7,8 @@ Each worker loads the model once and reads pieces; the caller puts their keys an
 read faster by `stream` encoding; many workers, or many texts, are what this is for.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -49,21 +50,31 @@ def encode_on_ray(
     tokens, reader = long_context.tokens(source), long_context.decoder()
     rows = [
         {"begin": piece.begin, "end": piece.end, "context": piece.context, "token_ids": piece.token_ids}
-        for piece in pieces(tokens.ids, reader.settings, reader.make.piece_tokens)
+        for piece in pieces(tokens.ids, reader.settings)
     ]
-    ray.data.DataContext.get_current().execution_options.preserve_order = True
-    encoded = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        _Worker,  # pyright: ignore[reportArgumentType]  Ray takes classes and makes one per actor
-        fn_constructor_args=(load_model, long_context.config, reader.digest),
-        compute=ray.data.ActorPoolStrategy(size=min(num_workers, len(rows))),
-        num_cpus=num_cpus,
-        num_gpus=num_gpus,
-    )
     memory_rows = reader.make.rows()
     for row in memory_rows:
         row.reserve(len(tokens.ids))
-    assemble(memory_rows, map(_piece_kv, encoded.iter_rows()), on_tokens)
+    with _in_order():
+        encoded = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+            _Worker,  # pyright: ignore[reportArgumentType]  Ray takes classes and makes one per actor
+            fn_constructor_args=(load_model, long_context.config, reader.digest),
+            compute=ray.data.ActorPoolStrategy(size=min(num_workers, len(rows))),
+            num_cpus=num_cpus,
+            num_gpus=num_gpus,
+        )
+        assemble(memory_rows, map(_piece_kv, encoded.iter_rows()), on_tokens)
     return reader.memory(tokens.ids, memory_rows, tokens.num_truncated)
+
+
+@contextmanager
+def _in_order() -> Iterator[None]:
+    options = ray.data.DataContext.get_current().execution_options
+    before, options.preserve_order = options.preserve_order, True
+    try:
+        yield
+    finally:
+        options.preserve_order = before
 
 
 class _Worker:
@@ -77,8 +88,12 @@ class _Worker:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         piece = Piece(int(row["begin"]), int(row["end"]), _ids(row["context"]), _ids(row["token_ids"]))
         done = encode_piece(self._reader.model, self._reader.make, piece)
-        keys, values = (torch.stack(layers).float().cpu().numpy() for layers in (done.keys, done.values))
+        keys, values = (_stacked(layers) for layers in (done.keys, done.values))
         return {"begin": piece.begin, "shape": np.array(keys.shape), "keys": keys.ravel(), "values": values.ravel()}
+
+
+def _stacked(layers: list[torch.Tensor]) -> np.ndarray:
+    return torch.stack([layer.float().cpu() for layer in layers]).numpy()
 
 
 def _ids(column: Any) -> np.ndarray:

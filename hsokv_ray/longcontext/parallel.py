@@ -40,17 +40,13 @@ class PieceKV:
     values: list[torch.Tensor]
 
 
-def pieces(token_ids: np.ndarray, settings: Resolved, piece_tokens: int | None = None) -> Iterator[Piece]:
-    """Cut a text; the first piece fills the window, each later one leaves room for its context.
-
-    Args:
-        token_ids: [N].
-        piece_tokens: tokens of the later pieces; None: as many as the window takes.
-    """
-    room = settings.window - settings.sink - settings.local
-    size = min(piece_tokens or room, room)
-    yield Piece(0, min(settings.window, len(token_ids)), token_ids[:0], token_ids[: settings.window])
-    for begin in range(settings.window, len(token_ids), size):
+def pieces(token_ids: np.ndarray, settings: Resolved) -> Iterator[Piece]:
+    """Cut the text `token_ids` [N]; the first piece may fill the window, each later one leaves room for its context."""
+    size = settings.piece
+    # with as much context as a later piece has; all of the window where the text fits it
+    first = settings.window if len(token_ids) <= settings.window else settings.sink + settings.local + size
+    yield Piece(0, min(first, len(token_ids)), token_ids[:0], token_ids[:first])
+    for begin in range(first, len(token_ids), size):
         before = token_ids[max(settings.sink, begin - settings.local) : begin]
         end = min(begin + size, len(token_ids))
         yield Piece(begin, end, np.concatenate([token_ids[: settings.sink], before]), token_ids[begin:end])
@@ -85,5 +81,5 @@ def encode_parallel(
     model: Any, make: RowMaker, rows: list[Row], token_ids: np.ndarray, on_tokens: Callable[[int], Any]
 ) -> list[Row]:
     """Read all pieces of a text in this process, and return its rows."""
-    encoded = (encode_piece(model, make, piece) for piece in pieces(token_ids, make.settings, make.piece_tokens))
+    encoded = (encode_piece(model, make, piece) for piece in pieces(token_ids, make.settings))
     return assemble(rows, encoded, on_tokens)

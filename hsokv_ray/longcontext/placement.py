@@ -31,8 +31,8 @@ class Placement:
         return f"model on {self.device} {self.dtype}, {store}, search: {search}"
 
 
-def place_layers(layers: Any, config: LongContextConfig) -> list[Placement]:
-    """Return the placement of each decoder layer in `layers`.
+def place_layers(layers: Any, dtype: torch.dtype, config: LongContextConfig) -> list[Placement]:
+    """Return the placement of each decoder layer in `layers` of a model that computes in `dtype`.
 
     What asks for a GPU that is not there falls back to the CPU with one warning.
     """
@@ -44,9 +44,9 @@ def place_layers(layers: Any, config: LongContextConfig) -> list[Placement]:
         placements.append(
             Placement(
                 device=weight.device,
-                dtype=weight.dtype,
+                dtype=dtype,
                 store_device=datastore or weight.device,
-                store_dtype=_dtype(config.store_dtype, weight.dtype),
+                store_dtype=_dtype(config.store_dtype, dtype),
                 index_gpu=gpus[number % len(gpus)] if gpus else None,
             )
         )

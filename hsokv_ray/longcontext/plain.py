@@ -42,6 +42,8 @@ class PlainReader:
         reads_prompts: bool = True,
     ) -> Request:
         """Return a request of the text and each prompt."""
+        if memory is None and not all(prompts):
+            raise ConfigError("the prompt is empty; give at least one token to continue from")
         before = [] if memory is None else memory.token_ids.tolist()
         self._check(len(before) + max(map(len, prompts)))
         ids_BT, mask_BT = left_padded([before + prompt for prompt in prompts], pad_token, self.model.device)

@@ -22,8 +22,9 @@ class Stopwatch:
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
         self._started = self._open_s = 0.0
+        self.total_s = 0.0
         self.laps_s: list[float] = []
-        """Seconds of each forward pass that entered it."""
+        """Seconds of each forward pass that entered it, since `end_reading`."""
 
     def __enter__(self) -> Self:
         self._started = self._clock()
@@ -32,13 +33,20 @@ class Stopwatch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._open_s += self._clock() - self._started
+        seconds = self._clock() - self._started
+        self._open_s += seconds
+        self.total_s += seconds
 
     def lap(self) -> None:
         """End a forward pass."""
         if self._open_s:
             self.laps_s.append(self._open_s)
             self._open_s = 0.0
+
+    def end_reading(self) -> None:
+        """Forget the passes so far, which read a prompt in pieces; the total stays."""
+        self._open_s = 0.0
+        self.laps_s = []
 
 
 @dataclass(frozen=True)
@@ -51,10 +59,10 @@ class Report:
     first_token_s: float
     seconds: float
     retrieval_mean_ms: float
-    """Per forward pass: choosing and fetching in all layers."""
+    """Per generated token: choosing and fetching in all layers."""
     retrieval_p95_ms: float
     retrieval_share: float
-    """Of the whole time."""
+    """Of the whole time, reading the prompt included."""
     memory_bytes: int
     index_bytes: int
 
@@ -70,7 +78,7 @@ class Report:
         """Return what reading past the window cost, in one line."""
         return (
             f"over {self.num_memory_tokens:,} + {self.num_prompt_tokens:,} tokens; retrieval "
-            f"{self.retrieval_mean_ms:.2f} ms per pass (p95 {self.retrieval_p95_ms:.2f}), "
+            f"{self.retrieval_mean_ms:.2f} ms per token (p95 {self.retrieval_p95_ms:.2f}), "
             f"{self.retrieval_share:.0%} of the time; memory {self.memory_bytes / 1e6:.1f} MB, "
             f"index {self.index_bytes / 1e6:.1f} MB"
         )
@@ -83,6 +91,6 @@ def make_report(watch: Stopwatch, *, seconds: float, **facts: float) -> Report:
         seconds=seconds,
         retrieval_mean_ms=1000 * math.fsum(laps) / len(laps) if laps else 0.0,
         retrieval_p95_ms=1000 * float(np.percentile(laps, 95)) if laps else 0.0,
-        retrieval_share=math.fsum(laps) / seconds if seconds else 0.0,
+        retrieval_share=watch.total_s / seconds if seconds else 0.0,
         **facts,  # pyright: ignore[reportArgumentType]
     )

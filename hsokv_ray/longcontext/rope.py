@@ -8,7 +8,9 @@ Shapes: K heads, T tokens, D head size; the halves of D belong together, as in t
 
 import torch
 
-_KEPT = 32
+_KEPT = 8
+_KEPT_TOKENS = 16_384
+"""Longer rotations are made anew each time."""
 
 
 class Rope:
@@ -25,9 +27,11 @@ class Rope:
             return known
         positions = torch.arange(begin, end, device=self.inv_freq.device, dtype=torch.float32)
         angles = positions[:, None] * self.inv_freq
-        if len(self._known) >= _KEPT:
-            self._known = {}  # a new one: other threads may be reading
-        self._known[begin, end] = found = (angles.cos(), angles.sin())
+        found = (angles.cos(), angles.sin())
+        if end - begin <= _KEPT_TOKENS:
+            if len(self._known) >= _KEPT:
+                self._known = {}  # a new one: other threads may be reading
+            self._known[begin, end] = found
         return found
 
     def turn(self, x_KTD: torch.Tensor, begin: int) -> torch.Tensor:

@@ -14,16 +14,19 @@ Shapes: H query heads, K key-value heads, G = H/K, T new tokens, M tokens seen, 
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 
 from hsokv_ray.longcontext.config import Resolved
 from hsokv_ray.longcontext.far import FarSegment, choose, fetch
+from hsokv_ray.longcontext.grouped import grouped_attention
 from hsokv_ray.longcontext.growable import KVSpan
 from hsokv_ray.longcontext.report import Stopwatch
 from hsokv_ray.longcontext.rope import Rope, rotate
 
 _REPRESENTATIVES = 8
 """Queries that choose for a chunk, at most: its queries are averaged in as many runs."""
+
+_MASKED_TOKENS = 1024
+"""New tokens attended at once inside the window, at most, where others came before."""
 
 _EXACT_QUERIES = 16
 """Chunks up to this choose with every query."""
@@ -47,8 +50,13 @@ class Row:
     """Tokens before position 0."""
     num_pinned: int = 0
     """Own tokens from position 0 that join the sinks when they would leave the local part."""
-    num_sinks: int = 0
+    num_first: int = 0
     """First tokens that became sinks."""
+
+    @property
+    def first_local(self) -> int:
+        """The model's position of the first local token; negative where it came before the request."""
+        return self.position - len(self.local)
 
     @property
     def is_long(self) -> bool:
@@ -114,14 +122,18 @@ class Row:
 
     def attached(self, settings: Resolved) -> "Row":
         """Return a new request that begins with this sequence: it shares the far tokens, and counts positions anew."""
-        far = [segment.view() for segment in self.far]
-        row = replace(
-            self, settings=settings, sinks=self.sinks.fork(), far=[*far, *(segment.empty() for segment in far[-1:])]
-        )
-        row._rebase()
+        row = replace(self, settings=settings, sinks=self.sinks.copy())
+        row.seal()
+        row.rebase()
         return row
 
-    def _rebase(self) -> None:
+    def seal(self) -> None:
+        """Leave the far tokens as they are and begin a segment of their own for those to come, so forks share them."""
+        shared = [segment.view() for segment in self.far]
+        self.far = [*shared, *(segment.empty() for segment in shared[-1:])]
+
+    def rebase(self) -> None:
+        """Count positions from 0 again: the tokens so far come before the request."""
         keys, values = self.rope.shift(self.local.keys, -self.position), self.local.values
         self.local = self.local.empty_like(len(self.local) + self.settings.block + self.settings.chunk)
         self.local.append(keys, values)
@@ -129,10 +141,12 @@ class Row:
         self.position = 0
 
     def _next_chunk(self, num_new: int) -> int:
+        if self.length and self.length < self.settings.window:  # the mask of many over many is large
+            num_new = min(num_new, max(self.settings.chunk, _MASKED_TOKENS))
         if self.length + num_new <= self.settings.window:
             return num_new
         if self.length < self.settings.window and not self.is_long:
-            return self.settings.window - self.length
+            return min(num_new, self.settings.window - self.length)
         return min(num_new, self.settings.chunk - self.length % self.settings.chunk)
 
     def _make_room(self) -> None:
@@ -146,24 +160,23 @@ class Row:
             return
         keys, values = self.local.keys[:, :num_leaving], self.local.values[:, :num_leaving]
         if self.far:
-            self.far[-1].add(self._kept(keys, self.position - len(self.local)), values)
+            self.far[-1].add(self._kept(keys, self.first_local), values)
         self.local.drop_first(num_leaving)
 
     def _fill_sinks(self) -> None:
-        self.num_sinks = count = min(self.settings.sink, len(self.local))
-        first = self.position - len(self.local)
-        self.sinks.append(self._kept(self.local.keys[:, :count], first), self.local.values[:, :count])
+        self.num_first = count = min(self.settings.sink, len(self.local))
+        self.sinks.append(self._kept(self.local.keys[:, :count], self.first_local), self.local.values[:, :count])
         self.local.drop_first(count)
 
     def _pin(self) -> None:
         """Move the pinned tokens to the sinks once some of them would leave; close the gap they leave behind."""
-        if not 0 < self.num_pinned <= self.position or self.settings.positions == "native":
+        if not 0 < self.num_pinned <= self.position:
             return
-        begin = len(self.local) - self.position
-        end = begin + self.num_pinned
+        # where the text before the request was shorter than the sinks, the first sinks are request tokens already
+        begin, end = max(0, -self.first_local), max(0, self.num_pinned - self.first_local)
         keys, values = self.local.keys, self.local.values
-        self.sinks.append(self._kept(keys[:, begin:end], 0), values[:, begin:end])
-        before = self.rope.shift(keys[:, :begin], self.num_pinned)
+        self.sinks.append(self._kept(keys[:, begin:end], begin + self.first_local), values[:, begin:end])
+        before = self.rope.shift(keys[:, :begin], end - begin)
         rest = self.local.empty_like(len(self.local))
         rest.append(torch.cat([before, keys[:, end:]], dim=1), torch.cat([values[:, :begin], values[:, end:]], dim=1))
         self.local, self.num_pinned = rest, 0
@@ -204,10 +217,9 @@ class Row:
 
     def _placed(self, num_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the rotation [num_tokens or 1, D/2] that brings kept tokens into the model's frame."""
-        first_local = self.position - len(self.local)
         if self.settings.positions == "contiguous":
-            return self.rope.between(first_local - num_tokens, first_local)
-        by = first_local - 1 if self.settings.positions == "fixed" else -self.origin
+            return self.rope.between(self.first_local - num_tokens, self.first_local)
+        by = self.first_local - 1 if self.settings.positions == "fixed" else -self.origin
         cos, sin = self.rope.between(by, by + 1)
         return cos.expand(num_tokens, -1), sin.expand(num_tokens, -1)
 
@@ -220,7 +232,7 @@ class Row:
     def _fetched(self, query_HTD: torch.Tensor, scaling: float) -> tuple[torch.Tensor, torch.Tensor]:
         num_blocks = self.settings.num_blocks
         if self.settings.positions == "contiguous":  # pinned tokens take room of the fetched ones
-            num_blocks -= -(-(len(self.sinks) - self.num_sinks) // self.settings.block)
+            num_blocks -= -(-(len(self.sinks) - self.num_first) // self.settings.block)
         if num_blocks <= 0 or not any(segment.num_blocks for segment in self.far):
             nothing = self.local.keys[:, :0]
             return nothing, nothing
@@ -236,35 +248,3 @@ class Row:
             kept = torch.stack([run.mean(dim=1) for run in runs], dim=1)
         num_heads = self.local.keys.shape[0]
         return kept.unflatten(0, (num_heads, -1)).flatten(1, 2)
-
-
-def grouped_attention(
-    query_HTD: torch.Tensor, keys_KMD: torch.Tensor, values_KMD: torch.Tensor, scaling: float
-) -> torch.Tensor:
-    """Return causal attention [H, T, D] of the newest T of M tokens over all M.
-
-    A key-value head and its group of query heads are a batch of their own, so keys are not repeated.
-    """
-    num_heads, num_new, head_dim = query_HTD.shape
-    num_kv_heads, num_seen = keys_KMD.shape[:2]
-    group = num_heads // num_kv_heads
-    if num_new == 1:  # the group's queries side by side
-        output = F.scaled_dot_product_attention(
-            query_HTD.view(num_kv_heads, 1, group, head_dim), keys_KMD[:, None], values_KMD[:, None], scale=scaling
-        )
-        return output.view(num_heads, 1, head_dim)
-    causal = num_new == num_seen
-    output = F.scaled_dot_product_attention(
-        query_HTD.unflatten(0, (num_kv_heads, group)),
-        keys_KMD[:, None].expand(-1, group, -1, -1),
-        values_KMD[:, None].expand(-1, group, -1, -1),
-        attn_mask=None if causal else _newest(num_new, num_seen, query_HTD.device),
-        is_causal=causal,
-        scale=scaling,
-    )
-    return output.flatten(0, 1)
-
-
-def _newest(num_new: int, num_seen: int, device: torch.device) -> torch.Tensor:
-    """Return the mask [T, M] by which each of the newest tokens sees all before it and itself."""
-    return torch.ones(num_new, num_seen, dtype=torch.bool, device=device).tril(num_seen - num_new)

@@ -17,11 +17,8 @@ class RowMaker:
     def __init__(self, model: Any, shape: DecoderShape, config: LongContextConfig) -> None:
         self.shape = shape
         self.settings: Resolved = config.resolve(window=shape.window, num_layers=shape.num_layers)
-        self.placements: list[Placement] = place_layers(model.base_model.layers, config)
+        self.placements: list[Placement] = place_layers(model.base_model.layers, model.dtype, config)
         self._ropes = {place.device: Rope(shape.inv_freq.to(place.device)) for place in self.placements}
-
-        self.piece_tokens = config.chunk_size
-        """Tokens of a piece of `parallel` encoding; None: as many as fit."""
 
     def rope(self, layer: int) -> Rope:
         """Return the rotations on the device of layer number `layer`."""

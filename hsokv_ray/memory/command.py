@@ -97,8 +97,8 @@ def count(argv: Sequence[str]) -> int:
 def export(argv: Sequence[str]) -> int:
     """Write a memory to a Parquet file."""
     config = parse(ExportConfig, argv, prog="hsokv memory export")
-    from hsokv_ray.meter import Meter
     from hsokv_ray.memory.parquet_export import export_records
+    from hsokv_ray.meter import Meter
 
     with _opened(_existing(config.uri)) as store, Meter("export", total=store.count()) as meter:
         rows = export_records(store, config.file, meter=meter, batch_size=config.batch_size)
@@ -124,10 +124,10 @@ def import_(argv: Sequence[str]) -> int:
 def migrate(argv: Sequence[str]) -> int:
     """Copy a memory into another."""
     config = parse(MigrateConfig, argv, prog="hsokv memory migrate")
-    from hsokv_ray.meter import Meter
     from hsokv_ray.memory.parquet_export import check_fit, known_encoders
     from hsokv_ray.memory.stores import parse_store_uri
     from hsokv_ray.memory.transfer import copy_records, differing_records
+    from hsokv_ray.meter import Meter
 
     origin, target = _existing(config.source), parse_store_uri(config.target)
     if origin.model_dump() == target.model_dump():
@@ -255,8 +255,8 @@ def _state(
 def _load(
     store: "VectorStore", source: Any, state: "TransferState", transfer: TransferConfig, uri: str, **options: Any
 ) -> int:
-    from hsokv_ray.meter import Meter
     from hsokv_ray.memory.transfer import load_rows
+    from hsokv_ray.meter import Meter
 
     began = time.monotonic()
     with Meter("write", total=source.total, unit=source.unit) as meter, _noted_when_broken_off(meter):

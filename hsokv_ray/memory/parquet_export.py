@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from hsokv_ray.errors import ConfigError, DataError, StoreError
-from hsokv_ray.meter import Meter
 from hsokv_ray.memory.records import ENCODER
 from hsokv_ray.memory.stores.base import VectorStore
 from hsokv_ray.memory.stores.types import Record
+from hsokv_ray.meter import Meter
 
 FORMAT = 1
 KEY = b"hsokv_memory"

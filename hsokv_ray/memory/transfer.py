@@ -12,13 +12,13 @@ from typing import Literal
 import numpy as np
 
 from hsokv_ray.errors import DataError, StoreError
-from hsokv_ray.meter import Meter
 from hsokv_ray.memory.records import ENCODER, Encode, fingerprint_of
 from hsokv_ray.memory.row_files import BadRow, Placed, Position, Row, RowFile
 from hsokv_ray.memory.stores.base import VectorStore
 from hsokv_ray.memory.stores.checks import check_rows
 from hsokv_ray.memory.stores.types import Page
 from hsokv_ray.memory.transfer_state import Progress, TransferState
+from hsokv_ray.meter import Meter
 
 OnBadRow = Literal["error", "skip"]
 _SAID_BAD_ROWS = 10

@@ -95,6 +95,7 @@ def resolve(config: LongContextConfig, model: Any) -> Resolved:
         num_blocks=budget // block,
         block=block,
         chunk=window,
+        piece=window,
         layer_begin=begin,
         layer_end=end,
         positions=config.positions,

@@ -1,10 +1,13 @@
 """Decoder-only models: equal to the plain model where that is defined, and to full attention past the window."""
 
+import gc
 import threading
 from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from transformers import GenerationConfig
 
 from hsokv_ray.errors import ConfigError
 from hsokv_ray.longcontext import LongContext, LongContextConfig
@@ -284,3 +287,153 @@ def test_positions_that_do_not_count_the_requests_tokens_are_refused(llama: Any,
         pytest.raises(ConfigError, match="ends at 19, its tokens count to 9"),
     ):
         llama(text[None, :10], past_key_values=lc.cache(), position_ids=torch.arange(10, 20)[None])
+
+
+@pytest.mark.parametrize("before", [0, 2, 3, 4, 5, 30, 60, 64, 200])
+@pytest.mark.parametrize("num_pinned", [1, 2, 4, 8])
+def test_pinned_tokens_join_the_sinks_once_whatever_stood_before_them(
+    llama: Any, text: torch.Tensor, before: int, num_pinned: int
+):
+    request = text[200:320]
+    with LongContext(llama, config=config()) as lc:
+        cache = lc.cache(lc.encode(text[:before]) if before else None)
+        cache.pin(num_pinned)
+        lc.prefill(cache, [request])
+        row = cache.rows(0)[0]
+        held = len(row.sinks) + len(row.local) + sum(len(segment.span) for segment in row.far)
+        assert held == row.length == before + len(request)
+        keys = row.rope.turn_back(llama_keys(llama, torch.cat([text[:before], request])), 0)
+        kept = [*range(4), *range(max(4, before), before + num_pinned)]
+        torch.testing.assert_close(row.sinks.keys, keys[:, kept], atol=1e-5, rtol=0)
+        newest = row.rope.turn_back(row.local.keys, row.first_local)
+        torch.testing.assert_close(newest, keys[:, -len(row.local) :], atol=1e-5, rtol=0)
+
+
+def test_native_positions_refuse_a_prefix(llama: Any, text: torch.Tensor):
+    with LongContext(llama, config=config(positions="native")) as lc, pytest.raises(ConfigError, match="stays where"):
+        lc.generate(lc.encode(text), prefix=text[:4], prompt=text[:4])
+
+
+def test_what_would_not_reach_the_cache_is_refused_and_the_memory_stays(llama: Any, text: torch.Tensor):
+    lc = LongContext(llama, config=config())
+    memory = lc.encode(text[:200])
+    llama.set_attn_implementation("eager")
+    with pytest.raises(ConfigError, match="without its cache.*'eager'"):
+        lc.encode(text[:50])
+    with pytest.raises(ConfigError, match="without its cache"):
+        lc.append(memory, text[:30])
+    llama.set_attn_implementation("hsokv_retrieval_sdpa")
+    llama.train()
+    with pytest.raises(ConfigError, match=r"model\.eval\(\)"):
+        lc.encode(text[:50])
+    llama.eval()
+    with pytest.raises(ConfigError, match="use_cache=False"):
+        lc.generate(memory, prompt=text[:5], use_cache=False)
+    lc.close()
+    for call in (lambda: lc.encode(text), lambda: lc.append(memory, text), lambda: lc.generate(memory, prompt=[1])):
+        with pytest.raises(ConfigError, match="was closed"):
+            call()
+    assert len(memory) == memory.rows[0].length == 200
+
+
+def test_options_of_a_generation_config_are_heard(llama: Any, text: torch.Tensor):
+    repeated = torch.cat([text[:20]] * 6)
+    expected = plain_ids(llama, repeated, 12)
+    with LongContext(llama, config=exact()) as lc:
+        for extra in ({}, {"prompt_lookup_num_tokens": 3}):
+            generation = GenerationConfig(max_new_tokens=12, do_sample=False, **extra)
+            assert lc.generate(prompt=repeated, generation_config=generation).token_ids == expected
+        assert len(lc.generate(prompt=text[:10], max_length=15, do_sample=False).token_ids) == 5
+
+
+def test_a_row_ends_with_its_end_token_and_padding_is_not_counted(llama: Any, text: torch.Tensor):
+    prompts = [text[:30].tolist(), text[60:100].tolist()]
+    with LongContext(llama, config=config()) as lc:
+        free = lc.generate(prompt=prompts[0], max_new_tokens=12, do_sample=False).token_ids
+        end = free[2]
+        alone = [lc.generate(prompt=p, max_new_tokens=12, do_sample=False, eos_token_id=end) for p in prompts]
+        batch = lc.generate(prompt=prompts, max_new_tokens=12, do_sample=False, eos_token_id=end)
+    assert [answer.token_ids for answer in batch] == [answer.token_ids for answer in alone]
+    assert batch[0].token_ids == free[: free.index(end) + 1]
+    assert batch[0].report.num_new_tokens == sum(len(answer.token_ids) for answer in alone)
+
+
+@pytest.mark.parametrize("before", [0, 20, 63, 64, 65])
+def test_a_prompt_of_one_token_is_enough(llama: Any, text: torch.Tensor, before: int):
+    expected = plain_ids(llama, text[: before + 1], 3) if before < 60 else None
+    with LongContext(llama, config=config()) as lc:
+        memory = lc.encode(text[:before]) if before else None
+        answer = lc.generate(memory, prompt=text[before : before + 1], max_new_tokens=3, do_sample=False)
+    assert len(answer.token_ids) == 3
+    assert expected is None or answer.token_ids == expected
+
+
+def test_answers_to_one_long_prompt_share_it(llama: Any, text: torch.Tensor):
+    long = torch.cat([text] * 4)
+    with LongContext(llama, config=config()) as lc:
+        cache = lc.cache()
+        lc.prefill(cache, [long[:-1]])
+        cache.seal()
+        before = cache.nbytes
+        llama.generate(
+            long[None],
+            attention_mask=torch.ones_like(long)[None],
+            past_key_values=cache,
+            max_new_tokens=24,
+            do_sample=True,
+            num_return_sequences=4,
+        )
+        assert cache.nbytes < 1.2 * before
+
+
+def test_masks_that_hide_more_than_padding_are_refused(llama: Any, text: torch.Tensor):
+    mask = torch.ones(1, 1, 20, 20, dtype=torch.bool).tril()
+    with LongContext(llama, config=config()) as lc, torch.no_grad():
+        llama(text[None, :20], attention_mask=mask, past_key_values=lc.cache())
+        mask[..., 10:, :5] = False
+        with pytest.raises(ConfigError, match="hides more than padding"):
+            llama(text[None, :20], attention_mask=mask, past_key_values=lc.cache())
+
+
+def test_gradients_and_inference_mode_leave_no_trace_in_a_memory(llama: Any, text: torch.Tensor):
+    with LongContext(llama, config=config()) as lc:
+        with torch.inference_mode():
+            memory = lc.encode(text[:300])
+        lc.append(memory, text[300:400])
+        expected = lc.generate(memory, prefix=text[:4], prompt=text[:90], max_new_tokens=4, do_sample=False)
+        cache = lc.cache(memory)
+        llama(text[None, :90], past_key_values=cache)
+        assert not cache.rows(0)[0].local.keys.requires_grad
+        with torch.inference_mode():
+            again = lc.generate(memory, prefix=text[:4], prompt=text[:90], max_new_tokens=4, do_sample=False)
+    assert again.token_ids == expected.token_ids
+
+
+def test_positions_start_again_before_angles_lose_their_precision(
+    llama: Any, text: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("hsokv_ray.longcontext.prefill._PIECE_TOKENS", 16)
+    with LongContext(llama, config=config()) as lc:
+        expected = lc.encode(text)
+        monkeypatch.setattr("hsokv_ray.longcontext.prefill._LARGEST_POSITION", 150)
+        memory = lc.encode(text)
+        assert memory.rows[0].position < 200 <= expected.rows[0].position
+        for ours, theirs in zip(memory.rows, expected.rows, strict=True):
+            torch.testing.assert_close(ours.far[0].span.keys, theirs.far[0].span.keys, atol=1e-4, rtol=0)
+
+
+def test_adapters_of_peft_are_part_of_the_model(llama: Any, text: torch.Tensor):
+    torch.manual_seed(0)
+    adapted = get_peft_model(llama, LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False)).eval()
+    expected = plain_ids(adapted, text[:40], 10)
+    with LongContext(adapted, config=config()) as lc:
+        answer = lc.generate(lc.encode(text[:30]), prompt=text[30:40], max_new_tokens=10, do_sample=False)
+    assert answer.token_ids == expected
+
+
+def test_dropping_a_long_context_gives_the_model_back(llama: Any):
+    lc = LongContext(llama, config=config())
+    assert "hsokv" in llama.config._attn_implementation
+    del lc
+    gc.collect()
+    assert llama.config._attn_implementation == "sdpa"

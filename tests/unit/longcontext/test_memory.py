@@ -1,6 +1,7 @@
 """Memories on disk, and what is refused."""
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,38 @@ def test_settings_that_do_not_fit_are_named_and_others_may_change(llama: Any, te
         assert len(answer(lc, lc.load(tmp_path / "m"), text)) == 12
 
 
+def test_a_loaded_memory_is_placed_once_whoever_comes_first(llama: Any, text: torch.Tensor, tmp_path: Path):
+    with LongContext(llama, config=config()) as lc:
+        lc.encode(text).save(tmp_path / "m")
+        for _ in range(5):
+            memory, failed = Memory.load(tmp_path / "m"), []
+            threads = [threading.Thread(target=_use, args=(lc, memory, failed)) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert not failed
+            assert not memory.stored
+
+
+def _use(lc: LongContext, memory: Memory, failed: list[Exception]) -> None:
+    try:
+        lc.cache(memory)
+    except Exception as error:  # a thread's would be lost
+        failed.append(error)
+
+
+def test_two_who_append_to_one_memory_take_turns(llama: Any, text: torch.Tensor):
+    with LongContext(llama, config=config()) as first, LongContext(llama, config=config()) as second:
+        memory = first.encode(text[:100])
+        threads = [threading.Thread(target=lc.append, args=(memory, text[100:150])) for lc in (first, second)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(memory) == memory.rows[0].length == 200
+
+
 def test_damage_is_noticed(llama: Any, text: torch.Tensor, tmp_path: Path):
     with LongContext(llama, config=config()) as lc:
         lc.encode(text).save(tmp_path / "m")
@@ -129,6 +162,12 @@ def test_inputs_may_be_ids_arrays_or_chunks_of_them(llama: Any, text: torch.Tens
             assert lc.encode(source).token_ids.tolist() == ids
         with pytest.raises(DataError, match="empty"):
             lc.encode([])
+        with pytest.raises(DataError, match=r"array \(2, 10\); give one sequence"):
+            lc.encode(text[:20].view(2, 10))
+        with pytest.raises(DataError, match="input_ids"):
+            lc.encode({"input_ids": ids})  # pyright: ignore[reportArgumentType]
+        with pytest.raises(DataError, match="token id 97 is not the model's, which are 0 to 96"):
+            lc.encode([5, 97])
         with pytest.raises(ConfigError, match="no tokenizer"):
             lc.encode("words")
         with pytest.raises(ConfigError, match="the prompt is empty"):

@@ -22,7 +22,7 @@ def test_pieces_cover_the_text_once_and_fit_the_window_with_their_context(llama:
         make = lc.decoder().make
     ids = text.numpy()
     for length in (1, WINDOW - 1, WINDOW, WINDOW + 1, 300):
-        cut = list(pieces(ids[:length], make.settings, make.piece_tokens))
+        cut = list(pieces(ids[:length], make.settings))
         assert [token for piece in cut for token in piece.token_ids] == ids[:length].tolist()
         assert all(len(piece.context) + len(piece.token_ids) <= WINDOW for piece in cut)
         for piece in cut[1:]:
@@ -57,7 +57,7 @@ def test_pieces_encoded_in_any_order_are_put_together_in_theirs(llama: Any, text
     with LongContext(llama, config=config(positions=positions)) as lc:
         make = lc.decoder().make
         whole = lc.encode(text)
-        cut = list(pieces(text.numpy(), make.settings, make.piece_tokens))
+        cut = list(pieces(text.numpy(), make.settings))
         random.Random(0).shuffle(cut)
         done = sorted((encode_piece(llama, make, piece) for piece in cut), key=lambda piece: piece.begin)
         rows = assemble(make.rows(), done, lambda num_tokens: None)
