@@ -21,7 +21,6 @@ from typing import Any
 
 from harness import RESULTS, Target, markdown, write_result
 from longcontext_peers import SYSTEMS, Shape
-from longcontext_recall import measure_recall
 from longcontext_speed import FULL, QUESTION_TOKENS, ModelRun, Plan, Row, measure_bandwidth
 
 FULL_PLAN = Plan(lengths=(896, 4096, 16_384, 32_768, 65_536, 131_072), longest=524_288)
@@ -55,15 +54,16 @@ def main() -> None:
         plan = replace(plan, lengths=CUDA_LENGTHS[: 2 if arguments.quick else None], longest=None)
         shapes, systems = CUDA_SHAPES, tuple(name for name in SYSTEMS if name != "pq")
     started = time.perf_counter()
-    recall = measure_recall(quick=arguments.quick) if arguments.device == "cpu" else []
     bandwidth = measure_bandwidth(arguments.device)
-    tables, targets = {}, []
+    speed: dict[str, list[Row]] = {}
+    targets: list[Target] = []
     for name, shape in shapes.items():
         few_heads = shape.num_key_value_heads < shape.num_heads
         run = ModelRun(shape, plan if few_heads else replace(plan, longest=None), systems, arguments.device, bandwidth)
-        rows = run.measure()
-        tables[f"{name}: {describe(shape)}"] = with_recall(rows, recall)
-        targets += speed_targets(name, rows, systems)
+        speed[name] = run.measure()
+        targets += speed_targets(name, speed[name], systems)
+    recall = measure_recall(quick=arguments.quick) if arguments.device == "cpu" else []
+    tables = {f"{name}: {describe(shapes[name])}": with_recall(rows, recall) for name, rows in speed.items()}
     if recall:
         tables["Accuracy of a small trained model, share of exact answers"] = recall
         targets += recall_targets(recall)

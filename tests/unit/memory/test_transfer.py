@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hsokv_ray.errors import ConfigError, DataError, StoreError
-from hsokv_ray.meter import Meter
 from hsokv_ray.memory.parquet_export import check_fit, export_records, read_header
 from hsokv_ray.memory.records import ENCODER
 from hsokv_ray.memory.row_files import Placed, Position, file_digest, open_rows
 from hsokv_ray.memory.stores import VectorStore, open_store, parse_store_uri
 from hsokv_ray.memory.transfer import copy_records, differing_records, load_rows
 from hsokv_ray.memory.transfer_state import TransferState, state_for
+from hsokv_ray.meter import Meter
 
 DIM = 5
 ENGINES = ["faiss", "qdrant", "lancedb"]
