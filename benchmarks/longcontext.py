@@ -21,6 +21,7 @@ from typing import Any
 
 from harness import RESULTS, Target, markdown, write_result
 from longcontext_peers import SYSTEMS, Shape
+from longcontext_recall import measure_recall
 from longcontext_speed import FULL, QUESTION_TOKENS, ModelRun, Plan, Row, measure_bandwidth
 
 FULL_PLAN = Plan(lengths=(896, 4096, 16_384, 32_768, 65_536, 131_072), longest=524_288)
