@@ -50,15 +50,11 @@ LONGEST = (64, 128, 256, 440)
 """Document lengths up to which the four stages go."""
 CELLS = (6, 6, 6, 8, 12, 16, 32)
 LEARNING_RATE, WARMUP_STEPS, DECAY_FROM = 2e-3, 50, 0.6
-EMBEDDING_RATE = 5.0
-"""Times the learning rate: a key is seen a hundred times only, and is to find a place far from all others."""
-PREVIOUS_HEAD, ENTRY_HEAD = 0, 2
-LOOK_PAIRS, SEARCH_PAIRS = 160, 320
+PREVIOUS_HEAD, ENTRY_HEAD, SOURCE_HEADS = 0, 2, (0, 2)
+LOOK_PAIRS, SEARCH_PAIRS = 160, 512
 """Pairs of one attention loss and of one search loss; more of them cost time and teach little."""
 MARGIN = float(np.log(131_072 / BATCH_TOKENS))
 """Nats by which a target must win: every other token counts as 64, so that a batch is as hard as a long document."""
-NOISE = 0.3
-"""Of the spread of keys in each dimension: about what is lost by codes of 4 bits for 2 dimensions."""
 SINKS = 16
 
 
@@ -208,22 +204,17 @@ def losses_of(model: LlamaForCausalLM, batch: Batch) -> tuple[Losses, float]:
     hidden, (first, second) = trace(model, batch)
     row, token = torch.nonzero(batch.source_RT >= 0, as_tuple=True)
     logits, right = model.lm_head(hidden[row, token]), batch.ids_RT[row, token + 1]
-    heads = range(model.config.num_attention_heads)
+    before_RT = torch.arange(-1, batch.ids_RT.shape[1] - 1).expand_as(batch.ids_RT)
     losses = Losses(
         answer=F.cross_entropy(logits, right),
-        previous=_look_loss(first, PREVIOUS_HEAD, _sample(_before(batch.positions_RT), LOOK_PAIRS)),
+        previous=_look_loss(first, PREVIOUS_HEAD, _sample(before_RT, LOOK_PAIRS)),
         entry=_look_loss(first, ENTRY_HEAD, _sample(batch.entry_RT, LOOK_PAIRS)),
-        source=_mean([_look_loss(second, head, _sample(batch.source_RT, LOOK_PAIRS)) for head in heads]),
-        search=_mean([_search_loss(second, head, _sample(batch.source_RT, SEARCH_PAIRS), batch) for head in heads]),
+        source=_mean([_look_loss(second, head, _sample(batch.source_RT, LOOK_PAIRS)) for head in SOURCE_HEADS]),
+        search=_mean(
+            [_search_loss(second, head, _sample(batch.source_RT, SEARCH_PAIRS), batch) for head in SOURCE_HEADS]
+        ),
     )
     return losses, (logits.argmax(-1) == right).float().mean().item()
-
-
-def _before(positions_RT: Tensor) -> Tensor:
-    """Return the token before each, -1 where a gap lies between."""
-    token_RT = torch.arange(positions_RT.shape[1]).expand_as(positions_RT)
-    follows = positions_RT.diff(dim=1, prepend=positions_RT[:, :1]) == 1
-    return torch.where(follows, token_RT - 1, -1)
 
 
 def _mean(values: list[Tensor]) -> Tensor:
@@ -252,7 +243,6 @@ def _search_loss(scores: Scores, head: int, pairs: tuple[Tensor, Tensor, Tensor]
     row, token, target = pairs
     num_rows, num_tokens = batch.ids_RT.shape
     query_PD, keys = scores.query_RHTD[row, head, token], scores.key_RHTD[:, head].flatten(0, 1)
-    keys = keys + NOISE * keys.detach().std(dim=0) * torch.randn_like(keys)
     logits = query_PD @ keys.T * query_PD.shape[-1] ** -0.5
     entry = batch.entry_RT[row, token]
     asks_passkey = batch.ids_RT[row, torch.where(entry < 0, token, entry)] == PASS
@@ -270,11 +260,11 @@ def _loss_with_margin(logits_PT: Tensor, target_P: Tensor) -> Tensor:
 def train(model: LlamaForCausalLM, *, steps: int, seed: int) -> dict[str, float]:
     """Train `model` in place; return the mean losses of the last 50 steps, in nats."""
     rng = np.random.default_rng(seed)
-    optimizer = _optimizer(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.0)
     history: list[list[float]] = []
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = group["rate"] * _schedule(step, steps)
+            group["lr"] = _learning_rate(step, steps)
         losses, accuracy = losses_of(model, make_batch(LONGEST[min(3, 8 * step // steps)], rng))
         optimizer.zero_grad()
         torch.stack(losses).sum().backward()
@@ -286,20 +276,10 @@ def train(model: LlamaForCausalLM, *, steps: int, seed: int) -> dict[str, float]
     return _means(history)
 
 
-def _optimizer(model: LlamaForCausalLM) -> torch.optim.Optimizer:
-    embedding = model.get_input_embeddings().weight
-    others = [weight for weight in model.parameters() if weight is not embedding]
-    groups = [
-        {"params": [embedding], "rate": LEARNING_RATE * EMBEDDING_RATE},
-        {"params": others, "rate": LEARNING_RATE},
-    ]
-    return torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0)
-
-
-def _schedule(step: int, steps: int) -> float:
+def _learning_rate(step: int, steps: int) -> float:
     done = step / steps
     decay = 1.0 if done < DECAY_FROM else max(0.02, (1 - done) / (1 - DECAY_FROM))
-    return min(1.0, (step + 1) / WARMUP_STEPS) * decay
+    return LEARNING_RATE * min(1.0, (step + 1) / WARMUP_STEPS) * decay
 
 
 def _means(history: list[list[float]]) -> dict[str, float]:
