@@ -17,7 +17,9 @@ TAIL_TOKENS = 2048
 """Newest tokens that are scored exactly before they are encoded together."""
 TAIL_SHARE = 64
 """Of a long text the tail may be this part: encoding it copies the codes there are."""
-LEAST_CANDIDATES = 64
+LEAST_CANDIDATES = 256
+"""Of a query. With 64, and 6 blocks to choose at 131,072 tokens, a trained model found 92 of 100 single keys, with 256
+98 (as with 1,024 and with exact search) in the same time."""
 SCANNED_TOKENS_PER_QUERY = 640
 """Fewer codes per query and head are scanned no faster than the keys are multiplied, which is exact."""
 SCANNED_TOKENS = 32768
