@@ -15,7 +15,7 @@ from recall_tasks import NUM_DECILES, Recall, make_document, num_entries
 from transformers import LlamaForCausalLM
 
 FIXTURE = Path(__file__).parents[1] / "tests" / "fixtures" / "recall_llama"
-CHUNK = 512
+CHUNK = 128
 TRUNCATED = "truncated"
 """The newest tokens that fit the window, and nothing else."""
 FULL_UP_TO = 16_384
