@@ -56,14 +56,13 @@ def test_passkeys_at_every_decile_and_keys_everywhere_are_found_in_8k(model: Any
     assert sum(right for _, right in done) / 300 >= in_window_accuracy - 0.02
 
 
-@pytest.mark.parametrize(("length", "lost"), [(32_768, 0.02), (131_072, 0.04)])
-def test_keys_are_found_at_every_decile_of_longer_texts(
-    model: Any, in_window_accuracy: float, length: int, lost: float
-):
+@pytest.mark.parametrize("length", [32_768, 131_072])
+def test_keys_are_found_at_every_decile_of_longer_texts(model: Any, in_window_accuracy: float, length: int):
     with LongContext(model, config=LongContextConfig(enabled=True)) as lc:
         passkey, right = ask_deciles(lc, length, 0, 3, per_decile=15)
     assert passkey
-    assert right / 150 >= in_window_accuracy - lost
+    least = in_window_accuracy - 0.02
+    assert right / 150 >= least - 1.96 * (least * (1 - least) / 150) ** 0.5, "significantly less, at 95 %"
 
 
 @pytest.mark.parametrize("settings", [{"budget_tokens": 0}, {"max_source_length": 440, "on_too_long": "truncate"}])

@@ -179,6 +179,7 @@ def fake_gpus(monkeypatch):
     )
     monkeypatch.setitem(sys.modules, "faiss", fake)
     monkeypatch.setattr(coded, "TAIL_TOKENS", 64)
+    monkeypatch.setattr(coded, "LEAST_CANDIDATES", 32)
     monkeypatch.setattr(coded, "SCANNED_TOKENS_PER_QUERY", 1)
     return put
 
