@@ -3,6 +3,7 @@
 Shapes: K key-value heads, N tokens, D head dim.
 """
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from hsokv_ray.longcontext.index.devices import GpuSearcher
 from hsokv_ray.longcontext.index.faiss_heads import FaissHeads, head_vectors, over_heads
 
 
-class Codes:
+class Codes(ABC):
     """Makes indexes of keys and extends copies of them; a subclass says which."""
 
     least_tokens: int
@@ -21,21 +22,21 @@ class Codes:
     def __init__(self, head_dim: int, *, seed: int = 0, gpu: GpuSearcher | None = None) -> None:
         self.head_dim, self.seed, self.gpu = head_dim, seed, gpu
 
+    @abstractmethod
     def trained(self, vectors_ND: np.ndarray, seed: int) -> Any:
         """Return an empty index fit for such vectors."""
-        raise NotImplementedError
 
+    @abstractmethod
     def copied(self, index: Any) -> Any:
         """Return a copy that may grow."""
-        raise NotImplementedError
 
     def is_outgrown(self, heads: FaissHeads, num_tokens: int) -> bool:
         """Return whether `num_tokens` want codebooks of their own."""
         return False
 
+    @abstractmethod
     def nbytes(self, heads: FaissHeads) -> int:
         """Return the bytes that indexes take."""
-        raise NotImplementedError
 
     def encode(self, before: FaissHeads | None, keys_KND: torch.Tensor) -> FaissHeads:
         """Return indexes of all keys, grown from copies of those `before`, which cover the first of them."""

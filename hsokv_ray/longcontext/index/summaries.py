@@ -3,6 +3,7 @@
 Shapes: K key-value heads, Q queries per head, n new tokens, D head dim, B blocks, F numbers of a summary.
 """
 
+from abc import abstractmethod
 from copy import copy
 from typing import Self
 
@@ -30,13 +31,15 @@ class SummaryIndex(BlockIndex):
         self._buffer_KBF = torch.empty(num_heads, 0, head_dim * self.features_per_dim, device=device)
         self._owns_buffer = True
 
+    @abstractmethod
     def of_blocks(self, keys_KBSD: torch.Tensor) -> torch.Tensor:
         """Return the features [K, B, F] of blocks of float32 keys [K, B, S, D]."""
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def of_queries(self, queries_KQD: torch.Tensor) -> torch.Tensor:
         """Return the features [K, Q, F] of float32 queries."""
-        raise NotImplementedError
+        ...
 
     @property
     def num_blocks(self) -> int:
