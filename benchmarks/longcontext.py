@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """Long context beside its peers: time, memory and accuracy from 1 thousand to 512 thousand tokens.
 
-    python benchmarks/longcontext.py                   about 40 minutes on 2 cores, up to 20 GB of memory
+    python benchmarks/longcontext.py                   about 45 minutes on 2 cores, up to 20 GB of memory
+    python benchmarks/longcontext.py --part recall     one part of MHA, GQA, recall; each writes its own result
     python benchmarks/longcontext.py --quick           a minute: does it run, not how fast
     python benchmarks/longcontext.py --device cuda     a 1B-parameter shape in bfloat16; PQ, a CPU method, is left out
 
@@ -13,6 +14,7 @@ pieces at growing depth and added up. Accuracy is that of a small trained model 
 """
 
 import argparse
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,8 +31,6 @@ QUICK_PLAN = Plan(lengths=(896, 4096, 8192), longest=12_288, turns=1, steps=3, f
 SHAPES = {
     "MHA": Shape(),
     "GQA": Shape(num_key_value_heads=2),
-}
-CUDA_SHAPES = {
     "1B": Shape(
         num_layers=16,
         hidden_size=2048,
@@ -40,46 +40,57 @@ CUDA_SHAPES = {
         vocab_size=32_768,
         window=8192,
         dtype="bfloat16",
-    )
+    ),
 }
+PARTS = (*SHAPES, "recall")
 CUDA_LENGTHS = (7680, 16_384, 32_768, 65_536, 131_072)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--part", choices=PARTS, action="append", help="one part only; may be given again")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     arguments = parser.parse_args()
-    plan, shapes, systems = (QUICK_PLAN if arguments.quick else FULL_PLAN), SHAPES, SYSTEMS
-    if arguments.device == "cuda":
-        plan = replace(plan, lengths=CUDA_LENGTHS[: 2 if arguments.quick else None], longest=None)
-        shapes, systems = CUDA_SHAPES, tuple(name for name in SYSTEMS if name != "pq")
+    parts = arguments.part or (("1B",) if arguments.device == "cuda" else ("MHA", "GQA", "recall"))
+    for part in parts:
+        if part == "recall":
+            write_recall(quick=arguments.quick)
+        else:
+            write_speed(part, device=arguments.device, quick=arguments.quick)
+        if not arguments.quick:
+            write_markdown(RESULTS / "longcontext.md")
+
+
+def write_speed(model: str, *, device: str, quick: bool) -> None:
+    """Measure times and memory on the shape `model` and write them."""
+    plan, systems = (QUICK_PLAN if quick else FULL_PLAN), SYSTEMS
+    if device == "cuda":
+        plan = replace(plan, lengths=CUDA_LENGTHS[: 2 if quick else None], longest=None)
+        systems = tuple(name for name in SYSTEMS if name != "pq")
+    shape = SHAPES[model]
+    if shape.num_key_value_heads == shape.num_heads:
+        plan = replace(plan, longest=None)
     started = time.perf_counter()
-    bandwidth = measure_bandwidth(arguments.device)
-    speed: dict[str, list[Row]] = {}
-    targets: list[Target] = []
-    for name, shape in shapes.items():
-        few_heads = shape.num_key_value_heads < shape.num_heads
-        run = ModelRun(shape, plan if few_heads else replace(plan, longest=None), systems, arguments.device, bandwidth)
-        speed[name] = run.measure()
-        targets += speed_targets(name, speed[name], systems)
-    recall = measure_recall(quick=arguments.quick) if arguments.device == "cpu" else []
-    tables = {f"{name}: {describe(shapes[name])}": with_recall(rows, recall) for name, rows in speed.items()}
-    if recall:
-        tables["Accuracy of a small trained model, share of exact answers"] = recall
-        targets += recall_targets(recall)
-    tables["Conditions"] = [
-        {
-            "read_bandwidth_GB_per_s": bandwidth / 1e9,
-            "minutes": (time.perf_counter() - started) / 60,
-            "question_tokens": QUESTION_TOKENS,
-            "tokens_timed_per_cell": plan.turns * plan.steps,
-        }
-    ]
-    name = "longcontext" if arguments.device == "cpu" else "longcontext_cuda"
-    write_result(name, tables=tables, targets=targets, quick=arguments.quick)
-    if not arguments.quick:
-        write_markdown(RESULTS / f"{name}.md", tables, targets)
+    bandwidth = measure_bandwidth(device)
+    rows = ModelRun(shape, plan, systems, device, bandwidth).measure()
+    conditions = {
+        "device": device,
+        "read_bandwidth_GB_per_s": bandwidth / 1e9,
+        "minutes": (time.perf_counter() - started) / 60,
+        "question_tokens": QUESTION_TOKENS,
+        "tokens_timed_per_cell": plan.turns * plan.steps,
+    }
+    tables = {f"{model}: {describe(shape)}": rows, f"{model}: conditions": [conditions]}
+    targets = speed_targets(model, rows, systems)
+    write_result(f"longcontext_{model.lower()}", tables=tables, targets=targets, quick=quick)
+
+
+def write_recall(*, quick: bool) -> None:
+    """Measure accuracy and write it."""
+    rows = measure_recall(quick=quick)
+    tables = {"Accuracy of a small trained model, share of exact answers": rows}
+    write_result("longcontext_recall", tables=tables, targets=recall_targets(rows), quick=quick)
 
 
 def describe(shape: Shape) -> str:
@@ -141,34 +152,39 @@ def recall_targets(rows: Sequence[Row]) -> list[Target]:
     ]
 
 
-def with_recall(rows: Sequence[Row], recall: Sequence[Row]) -> list[Row]:
-    """Return `rows` with the accuracy of the same system at the same length; the first lengths are both the window."""
-    first = min((row["context"] for row in rows), default=0)
-    first_recall = min((row["context"] for row in recall), default=0)
-    cells = {(row["system"], row["context"]): row for row in recall}
-
-    def found(row: Row) -> Row:
-        length = first_recall if row["context"] == first else row["context"]
-        cell = cells.get((row["system"], length), {})
-        return row | {"passkey": cell.get("passkey"), "multi_key": cell.get("multi_key")}
-
-    return [found(row) for row in rows]
-
-
-def write_markdown(path: Path, tables: dict[str, list[Row]], targets: Sequence[Target]) -> None:
-    """Write the tables and the list of targets for people."""
+def write_markdown(path: Path) -> None:
+    """Write the tables and targets of all parts that were measured, for people."""
     lines = ["# Long context beside its peers", "", f"`{Path(__file__).name}`: {(__doc__ or '').splitlines()[0]}", ""]
-    lines += [line for line in NOTES.splitlines()] + [""]
-    for title, rows in tables.items():
-        lines += [f"## {title}", "", markdown([shown(row) for row in rows])]
-    lines += ["## Targets", ""]
-    lines += [
-        f"- {'met' if target.met else '**missed**'}: {target.name} is {target.value:.3g}, "
-        f"promised {target.kind} {target.bound:g}"
-        for target in targets
-    ]
+    lines += [*NOTES.splitlines(), ""]
+    targets: list[str] = []
+    for part in PARTS:
+        measured = RESULTS / f"longcontext_{part.lower()}.json"
+        if not measured.exists():
+            continue
+        result = json.loads(measured.read_text(encoding="utf-8"))
+        lines += [
+            f"# {part}",
+            "",
+            f"`{result['run']['command']}`, {result['run']['date']}, {machine(result['run'])}",
+            "",
+        ]
+        for title, rows in result["tables"].items():
+            lines += [f"## {title}", "", markdown([shown(row) for row in rows])]
+        targets += [
+            f"- {'met' if target['met'] else '**missed**'}: {target['name']} is {target['value']:.3g}, "
+            f"promised {target['kind']} {target['bound']:g}"
+            for target in result["targets"]
+        ]
+    lines += ["# Targets", "", *targets]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"written to {path}")
+
+
+def machine(run: Row) -> str:
+    """Return what a reader has to know of the machine of a run."""
+    where, versions = run["machine"], run["versions"]
+    name = where["gpu"] or f"{where['cpu']}, {where['cores']} cores"
+    return f"{name}, torch {versions['torch']}, transformers {versions['transformers']}"
 
 
 def shown(row: Row) -> Row:
@@ -198,7 +214,7 @@ NOTES = """
 - `peak_MB`: highest resident set of the system's process up to this length, Python and torch included; on a GPU the
   highest allocation.
 - `passkey`, `multi_key`: share of exact answers of another model, small and trained, with a window of its own, by the
-  same method at the same lengths; the models timed here have random weights, which recall nothing. A dash: not asked.
+  same method; the models timed have random weights, which recall nothing. `truncated`: the newest tokens that fit.
 - Systems: full attention, Mistral's sliding window, StreamingLLM (4 sinks), ours by index; a process each, in turns.
 """.strip()
 
