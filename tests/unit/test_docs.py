@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+import readme_table
 
 from hsokv_ray.cli import COMMANDS as HSOKV_COMMANDS
 from hsokv_ray.config import Config, flags, parse
@@ -32,6 +33,10 @@ def commands(*names: str) -> list[str]:
 def test_the_flag_reference_is_what_the_configuration_says() -> None:
     written = (ROOT / "docs" / "flags.md").read_text(encoding="utf-8")
     assert written == reference(), "run: python -m hsokv_ray.flag_reference > docs/flags.md"
+
+
+def test_the_readme_has_the_targets_of_the_committed_results() -> None:
+    assert readme_table.with_table(README) == README, "run: python benchmarks/readme_table.py"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

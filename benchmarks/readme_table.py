@@ -1,0 +1,64 @@
+#!/usr/bin/env python
+"""Write the README's table of targets from benchmarks/results.
+
+python benchmarks/readme_table.py
+"""
+
+import json
+from pathlib import Path
+
+from harness import RESULTS
+
+README = Path(__file__).parents[1] / "README.md"
+BEGIN, END = "| Benchmark | What | Measured | Target | |\n|---|---|---|---|---|\n", "\n\n"
+TITLES = {
+    "moe_block": "MoE block, forward + backward, 4,096 tokens, 8 experts top-2",
+    "micro_step": "Micro training step",
+    "data_pipeline": "Data pipeline, 48 MB of books",
+    "memory_engines": "Engines, 37,363 real sentence vectors",
+    "memory_scale": "FAISS store, 10 thousand to 1 million vectors",
+    "memory_shared": "Shared memory, 200,000 vectors, 2 cores",
+    "longcontext_window": "Long context, LLaMA of 6 x 512, window 1,024",
+    "longcontext_mha": "Long context, LLaMA of 6 x 512, window 1,024",
+    "longcontext_gqa": "Long context, LLaMA of 6 x 512, window 1,024",
+    "longcontext_recall": "Long context, a trained LLaMA of 1.5 M parameters, window 512",
+    "longcontext_encoder_decoder": "Long context, T5 and BART",
+    "serving": "Serving, LLaMA of 6 x 512",
+}
+"""Result -> what it measures, in the table's order."""
+
+
+def main() -> None:
+    README.write_text(with_table(README.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def with_table(readme: str) -> str:
+    """Return the text of the README with the table as the results have it."""
+    before, _, rest = readme.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return before + BEGIN + "\n".join(rows()) + END + after
+
+
+def rows() -> list[str]:
+    """Return a row for every target of every committed result; a target measured twice stands with the first."""
+    seen: set[str] = set()
+    lines = []
+    for name, title in TITLES.items():
+        path = RESULTS / f"{name}.json"
+        targets = json.loads(path.read_text(encoding="utf-8"))["targets"] if path.exists() else []
+        for target in targets:
+            if f"{title}{target['name']}" in seen:
+                continue
+            seen.add(f"{title}{target['name']}")
+            verdict = "met" if target["met"] else "**missed**"
+            bound = f"{target['kind']} {target['bound']:,g}"
+            lines.append(f"| {title} | {target['name']} | {_short(target['value'])} | {bound} | {verdict} |")
+    return lines
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+if __name__ == "__main__":
+    main()
