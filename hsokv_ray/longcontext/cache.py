@@ -41,7 +41,7 @@ class RetrievalLayer(CacheLayerMixin):
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Hand the new keys and values [B, K, T, D] on to `attend`, which keeps them."""
-        self._check_attended()
+        self.check_attended()
         self._expand(key_states.shape[0])
         if self._is_first:
             self.watch.lap()
@@ -83,7 +83,8 @@ class RetrievalLayer(CacheLayerMixin):
             raise ConfigError(f"the cache has {have} rows, the batch {batch_size}; make the cache for that batch size")
         self.batch_repeat_interleave(batch_size // have)
 
-    def _check_attended(self) -> None:
+    def check_attended(self) -> None:
+        """Raise `ConfigError` where the model was given keys and did not attend through this layer."""
         if not self._attended:
             raise ConfigError(
                 "the model did not attend through this cache: it is not, or no longer, inside a LongContext; make one "
@@ -100,7 +101,7 @@ class RetrievalLayer(CacheLayerMixin):
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Masks cover the new tokens only: what was kept before needs none."""
-        self._check_attended()
+        self.check_attended()
         return query_length, self.num_columns
 
     def get_max_length(self) -> int:
@@ -137,6 +138,16 @@ class RetrievalCache(Cache):
         super().__init__(layers=list(layers))
         self.retrieval_layers = layers
         self.watch = watch
+
+    @classmethod
+    def of(cls, rows: list[list[Row]]) -> "RetrievalCache":
+        """Return the cache of sequences, each a row per layer."""
+        watch = Stopwatch()
+        layers = [
+            RetrievalLayer(list(layer_rows), watch, is_first=number == 0)
+            for number, layer_rows in enumerate(zip(*rows, strict=True))
+        ]
+        return cls(layers, watch)
 
     def rows(self, row: int) -> list[Row]:
         """Return one sequence, layer by layer."""

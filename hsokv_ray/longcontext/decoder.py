@@ -9,14 +9,13 @@ import numpy as np
 import torch
 
 from hsokv_ray.errors import ConfigError
-from hsokv_ray.longcontext.cache import RetrievalCache, RetrievalLayer
+from hsokv_ray.longcontext.cache import RetrievalCache
 from hsokv_ray.longcontext.config import LongContextConfig
 from hsokv_ray.longcontext.digest import model_digest
 from hsokv_ray.longcontext.families import decoder_shape
 from hsokv_ray.longcontext.memory import Memory, layout_of
 from hsokv_ray.longcontext.parallel import encode_parallel
 from hsokv_ray.longcontext.prefill import feed
-from hsokv_ray.longcontext.report import Stopwatch
 from hsokv_ray.longcontext.requests import OnTokens, Request
 from hsokv_ray.longcontext.row import Row
 from hsokv_ray.longcontext.rows import RowMaker
@@ -65,7 +64,7 @@ class DecoderReader:
         if memory is not None:
             self.take(memory)
         rows = [self.make.rows() if memory is None else memory.attached(self.settings) for _ in range(batch_size)]
-        return _cache(rows)
+        return RetrievalCache.of(rows)
 
     def request(
         self,
@@ -103,7 +102,7 @@ class DecoderReader:
         )
 
     def _read(self, rows: list[Row], token_ids: np.ndarray, on_tokens: OnTokens) -> list[Row]:
-        cache = _cache([rows])
+        cache = RetrievalCache.of([rows])
         feed(self.model, cache, [torch.from_numpy(token_ids).to(self.model.device)], on_tokens)
         return cache.rows(0)
 
@@ -115,15 +114,6 @@ class DecoderReader:
             )
         memory.check(self.digest, self.settings)
         memory.place(self.make)
-
-
-def _cache(rows: list[list[Row]]) -> RetrievalCache:
-    watch = Stopwatch()
-    layers = [
-        RetrievalLayer(list(layer_rows), watch, is_first=number == 0)
-        for number, layer_rows in enumerate(zip(*rows, strict=True))
-    ]
-    return RetrievalCache(layers, watch)
 
 
 def left_padded(prompts: list[list[int]], pad_token: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -26,6 +26,17 @@ class KVBuffer:
             self.values = torch.empty(shape, dtype=dtype, device=device)
         self.used = 0
 
+    @classmethod
+    def over(cls, keys_KND: torch.Tensor, values_KND: torch.Tensor, block: int = 1) -> "KVBuffer":
+        """Return a full buffer over contiguous keys and values of whole blocks: not copied, never written."""
+        num_heads, capacity, head_dim = keys_KND.shape
+        assert capacity % block == 0, f"{capacity} tokens are no whole blocks of {block}"
+        assert keys_KND.is_contiguous(), keys_KND.stride()
+        assert values_KND.is_contiguous(), values_KND.stride()
+        buffer = cls(num_heads, 0, head_dim, keys_KND.dtype, keys_KND.device, block)
+        buffer.keys, buffer.values, buffer.used = keys_KND, values_KND, capacity
+        return buffer
+
     @property
     def capacity(self) -> int:
         return self.keys.shape[1]

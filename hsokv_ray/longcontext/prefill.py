@@ -10,13 +10,51 @@ import torch
 
 from hsokv_ray.errors import ConfigError
 from hsokv_ray.longcontext.cache import RetrievalCache
-from hsokv_ray.longcontext.row import Row
 
 _PIECE_TOKENS = 512
 """Tokens of one forward pass, about: enough for the matrix products, little for the activations."""
 
 _LARGEST_POSITION = 2**17
 """Angles are float32: at position 10 million the score of two neighbours is off by one, here by two hundredths."""
+
+
+class Reading:
+    """A prompt on its way into a cache of one row; between two pieces the model may do something else."""
+
+    def __init__(self, model: Any, cache: RetrievalCache, prompt_T: torch.Tensor) -> None:
+        self._model, self._cache, self._prompt_T = model, cache, prompt_T
+        self.done = 0
+        """Tokens read so far."""
+
+    @property
+    def num_left(self) -> int:
+        """Tokens still to read."""
+        return len(self._prompt_T) - self.done
+
+    def read(self, piece_tokens: int | None = None, *, stop_at: int | None = None) -> torch.Tensor:
+        """Read the next piece; return its ids.
+
+        Args:
+            piece_tokens: tokens of the piece, about; None: as suits the machine. Past the window it ends where a chunk
+                of the row does, so that what is kept does not depend on how the prompt was cut.
+            stop_at: token of the prompt before which the piece ends; past the window, the end of a chunk.
+        """
+        end = self._next_end(piece_tokens or _PIECE_TOKENS)
+        end = end if stop_at is None else min(end, stop_at)
+        _keep_positions_small(self._cache)
+        ids_T = self._prompt_T[self.done : end]
+        _forward(self._model, self._cache, ids_T)
+        self.done = end
+        return ids_T
+
+    def _next_end(self, piece_tokens: int) -> int:
+        row = self._cache.rows(0)[0]
+        chunk, total = row.settings.chunk, len(self._prompt_T)
+        several = max(1, piece_tokens // chunk) * chunk
+        inside = 0 if row.is_long else max(0, row.settings.window - row.length)
+        if inside:
+            return min(total, self.done + min(inside, several))
+        return min(total, self.done + several - row.length % chunk)
 
 
 def feed(
@@ -39,11 +77,10 @@ def feed(
         )
     done = 0
     for row, prompt_T in enumerate(prompts):
-        alone = cache.alone(row)
-        for begin, end in _pieces(alone.rows(0)[0], len(prompt_T)):
-            _keep_positions_small(alone)
-            _forward(model, alone, prompt_T[begin:end])
-            on_tokens(done + end)
+        reading = Reading(model, cache.alone(row), prompt_T)
+        while reading.num_left:
+            reading.read()
+            on_tokens(done + reading.done)
         done += len(prompt_T)
     for layer in cache.retrieval_layers:
         layer.num_columns += max(map(len, prompts))
@@ -67,16 +104,3 @@ def _keep_positions_small(cache: RetrievalCache) -> None:
     if row.position >= _LARGEST_POSITION and row.settings.positions != "native":
         for each in cache.rows(0):
             each.rebase()
-
-
-def _pieces(row: Row, num_tokens: int) -> list[tuple[int, int]]:
-    """Cut a prompt: inside the window as suits the machine, past it where the chunks of the row end."""
-    settings = row.settings
-    several = max(1, _PIECE_TOKENS // settings.chunk) * settings.chunk
-    inside = 0 if row.is_long else min(num_tokens, max(0, settings.window - row.length))
-    ends = [*range(several, inside, several), *([inside] if inside else [])]
-    end = inside
-    while end < num_tokens:
-        end = min(num_tokens, end + several - (row.length + end) % settings.chunk)
-        ends.append(end)
-    return list(zip([0, *ends], ends, strict=False))

@@ -12,6 +12,7 @@ Shapes: H query heads, K key-value heads, G = H/K, T new tokens, M tokens seen, 
 """
 
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 
@@ -30,6 +31,16 @@ _MASKED_TOKENS = 1024
 
 _EXACT_QUERIES = 16
 """Chunks up to this choose with every query."""
+
+
+class Observer(Protocol):
+    """Told what a query past the window saw."""
+
+    def __call__(
+        self, row: "Row", query_HTD: torch.Tensor, keys_KMD: torch.Tensor, blocks_KB: torch.Tensor, scaling: float
+    ) -> None:
+        """Take the queries of the newest tokens and the keys they see: sinks, then the blocks numbered, then local."""
+        ...
 
 
 @dataclass
@@ -52,6 +63,8 @@ class Row:
     """Own tokens from position 0 that join the sinks when they would leave the local part."""
     num_first: int = 0
     """First tokens that became sinks."""
+    observer: Observer | None = None
+    """Watches what is fetched; forks share it."""
 
     @property
     def first_local(self) -> int:
@@ -197,7 +210,8 @@ class Row:
 
     def _seen(self, query_HTD: torch.Tensor, scaling: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the keys, in the model's frame, and values [K, M, D] that the queries see."""
-        far_keys, far_values = self._fetched(query_HTD, scaling)
+        blocks_KB = self._chosen(query_HTD, scaling)
+        far_keys, far_values = self._fetched(blocks_KB)
         local = self.local
         num_heads, num_far, head_dim = far_keys.shape
         num_sinks = len(self.sinks)
@@ -213,6 +227,8 @@ class Row:
             self._place(far_keys, cos[num_sinks:], sin[num_sinks:], keys[:, num_sinks:cut])
             values[:, num_sinks:cut] = far_values
         keys[:, cut:], values[:, cut:] = local.keys, local.values
+        if self.observer is not None and blocks_KB is not None:
+            self.observer(self, query_HTD, keys, blocks_KB, scaling)
         return keys, values
 
     def _placed(self, num_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -229,14 +245,19 @@ class Row:
         else:
             rotate(kept.to(out.device, non_blocking=True), cos, sin, out)
 
-    def _fetched(self, query_HTD: torch.Tensor, scaling: float) -> tuple[torch.Tensor, torch.Tensor]:
+    def _chosen(self, query_HTD: torch.Tensor, scaling: float) -> torch.Tensor | None:
+        """Return the numbers [K, B] of the blocks to fetch; None where there are none."""
         num_blocks = self.settings.num_blocks
         if self.settings.positions == "contiguous":  # pinned tokens take room of the fetched ones
             num_blocks -= -(-(len(self.sinks) - self.num_first) // self.settings.block)
         if num_blocks <= 0 or not any(segment.num_blocks for segment in self.far):
+            return None
+        return choose(self.far, self._choosing(query_HTD), num_blocks, scaling)
+
+    def _fetched(self, blocks_KB: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        if blocks_KB is None:
             nothing = self.local.keys[:, :0]
             return nothing, nothing
-        blocks_KB = choose(self.far, self._choosing(query_HTD), num_blocks, scaling)
         return fetch(self.far, blocks_KB)
 
     def _choosing(self, query_HTD: torch.Tensor) -> torch.Tensor:
