@@ -6,7 +6,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help venv demo test lint unit chaos bench head stop-head clean
+.PHONY: help venv demo serve stop-serve test lint unit chaos bench head stop-head clean
 
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
@@ -37,6 +37,12 @@ $(VENV)/installed: pyproject.toml constraints.txt
 demo: venv  ## train a small model for a few minutes and let it write
 	@cluster/demo.sh
 
+serve: venv  ## answer OpenAI's clients on this machine until Ctrl-C: make serve ARGS="--model PATH --port 8000"
+	@cluster/serve.sh $(ARGS)
+
+stop-serve: venv  ## end what `make serve` runs in another shell
+	@cluster/serve.sh stop
+
 test: lint unit  ## everything a change must pass
 
 lint: venv  ## style, types, import contracts
@@ -45,7 +51,7 @@ lint: venv  ## style, types, import contracts
 	pyright
 	lint-imports
 
-unit: venv  ## tests/unit and tests/ray
+unit: venv  ## tests/unit, tests/ray and tests/serve
 	python -m pytest -q
 
 chaos: venv  ## tests that kill processes
@@ -53,6 +59,7 @@ chaos: venv  ## tests that kill processes
 
 bench: venv  ## measure, and write benchmarks/results
 	for name in moe_block micro_step data_pipeline training_overhead memory_engines memory_scale memory_shared longcontext longcontext_encoder_decoder; do python benchmarks/$$name.py; done
+	python benchmarks/readme_table.py
 
 head: venv  ## start a local Ray head
 	@cluster/local.sh start
@@ -62,4 +69,4 @@ stop-head:  ## stop the head that `make head` started
 
 clean: stop-head  ## remove the environment and what tools cache; runs stay
 	rm -rf $(VENV) .scratch .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
-	find hsokv_ray jobs tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find hsokv_ray jobs serve tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -156,7 +156,7 @@ def recall_targets(rows: Sequence[Row]) -> list[Target]:
     cells = {(row["system"], row["context"]): row for row in rows}
     lengths = sorted({row["context"] for row in rows if row["system"] == "pq"})
     first, last = lengths[0], lengths[-1]
-    lost = cells[FULL, first]["multi_key"] - cells["pq", last]["multi_key"]
+    lost = round(cells[FULL, first]["multi_key"] - cells["pq", last]["multi_key"], 9)  # shares of counts, not floats
     ahead = cells["pq", last]["passkey"] - cells["streaming", last]["passkey"]
     passkey = min(cells["pq", length]["passkey"] for length in lengths)
     return [

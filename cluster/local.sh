@@ -24,6 +24,9 @@ export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0
 export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0  # one machine has no other to hand its work to
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV=0  # its hook hangs in jobs: https://github.com/ray-project/ray/issues/54768
 
+# The package `serve` is not installed; processes that Ray starts find it here.
+export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
+
 fail() {
     echo "error: $*" >&2
     exit 1

@@ -24,10 +24,18 @@ QDRANT_URL = "QDRANT_URL"
 MEMORY_KEY = "HSOKV_MEMORY_KEY"
 """A tenant's key to a shared memory."""
 
+API_KEYS = "HSOKV_API_KEYS"
+"""API keys of the HTTP server: lines `name:key`."""
+
 
 def memory_key() -> str | None:
     """Return the tenant's key, or None where it is not set."""
     return os.environ.get(MEMORY_KEY) or None
+
+
+def api_keys() -> list[str]:
+    """Return the lines of the HTTP server's API keys, none where they are not set."""
+    return os.environ.get(API_KEYS, "").splitlines()
 
 
 def runs_dir() -> Path:

@@ -1,4 +1,7 @@
-"""What every test relies on: no hub, no token, one thread, everything on 127.0.0.1, no cluster but our own."""
+"""What every test relies on: no hub, no token, one thread, everything on 127.0.0.1, no cluster but our own.
+
+One Ray for all tests that need one, started for the first of them and ended with the last.
+"""
 
 import json
 import os
@@ -36,6 +39,10 @@ hypothesis.settings.register_profile("no-deadline", deadline=None)
 hypothesis.settings.load_profile("no-deadline")
 
 
+NUM_CPUS = 4
+"""Of the tests' Ray; logical: their actors wait more than they compute."""
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     """With HSOKV_NO_SKIPS=1, a test of real data that is skipped has failed."""
@@ -66,3 +73,29 @@ def real_data() -> Path:
     if folder is None:
         pytest.skip(f"{env.DATA_DIR} is not set")
     return folder
+
+
+@pytest.fixture(scope="session")
+def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where submitted jobs write their runs; a job has the environment of the cluster, not of who submits it."""
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(runs_dir: Path) -> Iterator[None]:
+    """A connected Ray with `NUM_CPUS` CPUs and no GPU."""
+    import ray  # here: most tests need none
+
+    os.environ[env.RUNS_DIR] = str(runs_dir)
+    ray.init(
+        address="local",
+        num_cpus=NUM_CPUS,
+        num_gpus=0,
+        namespace="hsokv",
+        object_store_memory=400_000_000,
+        logging_level="ERROR",
+        log_to_driver=False,
+    )
+    yield
+    ray.shutdown()
+    del os.environ[env.RUNS_DIR]

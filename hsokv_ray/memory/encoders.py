@@ -30,6 +30,12 @@ class Encoder(Protocol):
     """d of the vectors."""
     fingerprint: str
     """Digest of the weights, the tokenizer and how they are pooled: equal fingerprints give equal vectors."""
+    max_tokens: int
+    """Tokens of a text that are looked at, special ones included; `encode` leaves out the rest."""
+
+    def count_tokens(self, texts: list[str]) -> list[int]:
+        """Return the tokens of each text, special ones included, nothing left out."""
+        ...
 
     def encode(self, texts: list[str]) -> np.ndarray:
         """Return float32 [n, dim]."""
@@ -85,9 +91,14 @@ class SentenceEncoder:
         if dim is None:
             raise ConfigError(f"encoder: {name!r} does not say how many dimensions its vectors have; use another model")
         self.dim = dim
+        self.max_tokens = int(self._model.max_seq_length or 2**31)
         steps = [f"{type(module).__name__} {getattr(module, 'pooling_mode', '')}" for module in self._model]
         words = [*steps, str(self._model.max_seq_length), _vocabulary(self._model.tokenizer)]
         self.fingerprint = _fingerprint(self._model.state_dict(), words)
+
+    def count_tokens(self, texts: list[str]) -> list[int]:
+        """Return the tokens of each text, special ones included, nothing left out."""
+        return _count_tokens(self._model.tokenizer, texts)
 
     def encode(self, texts: list[str]) -> np.ndarray:
         """Return float32 [n, dim]."""
@@ -114,11 +125,15 @@ class HuggingFaceEncoder:
         self._model = AutoModel.from_pretrained(name).float().to(device).eval()
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
-        self._max_length = min(self._tokenizer.model_max_length, _positions(self._model.config))
+        self.max_tokens = min(self._tokenizer.model_max_length, _positions(self._model.config))
         self.dim = int(self._model.config.hidden_size)
         self.fingerprint = _fingerprint(
-            self._model.state_dict(), ["mean", str(self._max_length), _vocabulary(self._tokenizer)]
+            self._model.state_dict(), ["mean", str(self.max_tokens), _vocabulary(self._tokenizer)]
         )
+
+    def count_tokens(self, texts: list[str]) -> list[int]:
+        """Return the tokens of each text, special ones included, nothing left out."""
+        return _count_tokens(self._tokenizer, texts)
 
     @torch.inference_mode()
     def encode(self, texts: list[str]) -> np.ndarray:
@@ -131,12 +146,18 @@ class HuggingFaceEncoder:
     __call__ = encode
 
     def _encode(self, texts: list[str]) -> torch.Tensor:
-        batch = self._tokenizer(texts, padding=True, truncation=True, max_length=self._max_length, return_tensors="pt")
+        batch = self._tokenizer(texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt")
         batch = batch.to(self._model.device)
         hidden_BTD = self._model(**batch).last_hidden_state
         mask_BT1 = batch["attention_mask"][..., None].to(hidden_BTD.dtype)
         mean_BD = (hidden_BTD * mask_BT1).sum(1) / mask_BT1.sum(1).clamp(min=1)
         return torch.nn.functional.normalize(mean_BD, dim=-1)
+
+
+def _count_tokens(tokenizer: Any, texts: list[str]) -> list[int]:
+    if not texts:
+        return []
+    return [len(ids) for ids in tokenizer(texts, truncation=False, padding=False, verbose=False)["input_ids"]]
 
 
 def _positions(config: Any) -> int:

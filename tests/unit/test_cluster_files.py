@@ -18,7 +18,7 @@ from hsokv_ray.training.config import TrainHMSTConfig
 
 ROOT = Path(__file__).parents[2]
 KUBERAY = sorted((ROOT / "cluster" / "kuberay").glob("*.yaml"))
-SCRIPTS = [ROOT / "cluster" / "local.sh", ROOT / "cluster" / "demo.sh", ROOT / ".ci" / "run"]
+SCRIPTS = [*(ROOT / "cluster" / f"{name}.sh" for name in ("local", "demo", "serve")), ROOT / ".ci" / "run"]
 
 
 def pins() -> dict[str, str]:
@@ -28,7 +28,8 @@ def pins() -> dict[str, str]:
 
 def cluster_spec(path: Path) -> dict[str, Any]:
     document = yaml.safe_load(path.read_text())
-    return document["spec"].get("rayClusterSpec", document["spec"])
+    spec = document["spec"]
+    return spec.get("rayClusterSpec") or spec.get("rayClusterConfig") or spec
 
 
 def pod_specs(path: Path) -> list[dict[str, Any]]:
@@ -117,6 +118,43 @@ def test_the_rayjob_s_command_is_a_job_of_ours_with_flags_that_parse_and_fit_its
     [group] = document["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     cpus = float(group["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"]) * group["replicas"]
     assert run.num_workers * (run.cpus_per_worker or 1) + run.data_cpus <= cpus
+
+
+def serve_configs() -> dict[str, Any]:
+    service = yaml.safe_load((ROOT / "cluster" / "kuberay" / "rayservice.yaml").read_text())
+    return {
+        "serve/config.yaml": yaml.safe_load((ROOT / "serve" / "config.yaml").read_text()),
+        "rayservice.yaml": yaml.safe_load(service["spec"]["serveConfigV2"]),
+    }
+
+
+@pytest.mark.parametrize("name", ["serve/config.yaml", "rayservice.yaml"])
+def test_the_files_that_serve_are_valid_for_ray_and_for_our_arguments(name: str) -> None:
+    from ray.serve.schema import ServeDeploySchema
+
+    from serve.args import ServeArgs
+
+    config = ServeDeploySchema.model_validate(serve_configs()[name])
+    [application] = config.applications
+    assert application.import_path == "serve.app:build"
+    ServeArgs(**application.args)
+
+
+def test_what_listens_beyond_this_machine_has_keys() -> None:
+    for name, config in serve_configs().items():
+        [application] = config["applications"]
+        is_local = config["http_options"]["host"] == "127.0.0.1"
+        assert is_local or application["args"]["keys_file"], name
+
+
+def test_a_replica_of_the_rayservice_fits_a_worker() -> None:
+    [application] = serve_configs()["rayservice.yaml"]["applications"]
+    args = application["args"]
+    [group] = cluster_spec(ROOT / "cluster" / "kuberay" / "rayservice.yaml")["workerGroupSpecs"]
+    cpus = float(group["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"])
+    assert args["replica_cpus"] < cpus
+    assert args["threads"] <= cpus
+    assert args["autoscaling"]["max_replicas"] <= group["maxReplicas"]
 
 
 def test_the_demo_s_flags_parse() -> None:

@@ -54,6 +54,21 @@ def test_transformers_alone_gives_the_same_vectors_for_a_mean_pooled_model(folde
     np.testing.assert_allclose(open_encoder(f"hf:{folder}").encode(TEXTS), encoder.encode(TEXTS), atol=1e-5)
 
 
+def test_tokens_are_counted_as_the_model_reads_them_and_past_its_limit_too(folder: Path, encoder: Encoder) -> None:
+    long = "word " * 1000
+    for each in (encoder, open_encoder(f"hf:{folder}")):
+        assert each.count_tokens([]) == []
+        assert each.count_tokens([""]) == [2]  # what begins and ends a text
+        tokenizer = getattr(each, "_tokenizer", None) or each._model.tokenizer  # type: ignore[attr-defined]
+        mask = tokenizer(TEXTS, padding=True, return_tensors="np")["attention_mask"]
+        assert each.count_tokens(TEXTS) == mask.sum(axis=1).tolist()
+        assert each.count_tokens([long])[0] > 1000 > each.max_tokens
+        cut = "word " * (each.max_tokens - 2)
+        assert each.count_tokens([cut]) == [each.max_tokens]
+        np.testing.assert_allclose(each.encode([cut]), each.encode([cut + "another end"]), atol=1e-6)
+        assert not np.allclose(each.encode([cut]), each.encode([cut[:-5]]), atol=1e-6)
+
+
 def test_a_fingerprint_is_that_of_the_weights_wherever_they_lie(folder: Path, encoder: Encoder, tmp_path: Path) -> None:
     from safetensors.numpy import load_file, save_file
 

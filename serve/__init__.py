@@ -1,0 +1,1 @@
+"""Generation, documents and vectors over HTTP: a Ray Serve application, thin over `hsokv_ray`."""

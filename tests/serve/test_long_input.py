@@ -1,0 +1,100 @@
+"""Inputs past the model's window: an error that names the limit, or read by retrieval; documents before a prompt."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from reference_model import Reference
+from served_app import Served, wait_until
+
+Ask = Callable[..., tuple[int, dict[str, Any], Any]]
+LONG = "The quick brown fox jumps over the lazy dog. " * 40
+GREEDY = {"temperature": 0, "max_tokens": 8, "ignore_eos": True}
+
+
+@pytest.fixture(scope="module")
+def reference(served: Served) -> Reference:
+    return Reference.load(served.folder)
+
+
+@pytest.fixture
+def complete(ask: Ask, served: Served) -> Callable[..., tuple[int, Any]]:
+    def call(**fields: Any) -> tuple[int, Any]:
+        status, _, answer = ask("POST", "/v1/completions", {"model": served.model, **GREEDY, **fields})
+        return status, answer
+
+    return call
+
+
+def test_a_long_prompt_is_an_error_with_limit_and_count_where_retrieval_is_off(
+    complete: Any, reference: Reference
+) -> None:
+    status, answer = complete(prompt=LONG, long_context={"enabled": False})
+    assert status == 400
+    assert f"{len(reference.ids(LONG)):,}" in answer["error"]["message"]
+    assert "128" in answer["error"]["message"]
+    assert answer["error"]["param"] == "prompt"
+
+
+def test_a_long_prompt_is_answered_by_retrieval_and_no_token_is_cut(complete: Any, reference: Reference) -> None:
+    status, answer = complete(prompt=LONG + "first")
+    assert status == 200
+    assert answer["usage"]["prompt_tokens"] == len(reference.ids(LONG + "first"))
+    assert answer["usage"]["completion_tokens"] == 8
+    assert answer["hsokv"]["timing"]["retrieval_ms_mean"] > 0
+
+
+def test_the_second_prompt_with_the_same_beginning_is_not_read_again_and_answered_alike(complete: Any) -> None:
+    _, alone = complete(prompt=LONG * 2 + "second")
+    _, again = wait_until(
+        lambda: (found := complete(prompt=LONG * 2 + "second"))[1]["hsokv"]["cached_tokens"] and found,
+        what="a known beginning",
+    )
+    assert again["choices"][0]["text"] == alone["choices"][0]["text"]
+    assert again["usage"]["prompt_tokens_details"]["cached_tokens"] == again["hsokv"]["cached_tokens"] > 128
+
+
+def upload(ask: Ask, text: str, **headers: str) -> str:
+    status, _, document = ask(
+        "POST", "/v1/documents", raw=text.encode(), headers={"Content-Type": "text/plain", **headers}
+    )
+    assert status in (200, 201), document
+    return document["id"]
+
+
+def test_a_document_stands_before_the_prompt_and_its_passages_are_told(
+    complete: Any, ask: Ask, reference: Reference
+) -> None:
+    text = LONG + "The answer is five dozen jugs. " + LONG
+    document = upload(ask, text)
+    wait_until(lambda: ask("GET", f"/v1/documents/{document}")[2]["state"] == "ready", what="encoding")
+    status, answer = complete(prompt="jugs", documents=[document], long_context={"passages": True})
+    assert status == 200
+    told = answer["hsokv"]
+    assert told["document_tokens"] == told["cached_tokens"] == len(reference.ids(text))
+    assert answer["usage"]["prompt_tokens"] == told["document_tokens"] + len(reference.ids("jugs"))
+    passages = [each for each in told["passages"] if each["document"] == document]
+    assert passages
+    offsets = reference.tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+    for each in passages:
+        assert each["char_begin"] == offsets[each["begin"]][0]
+        assert each["char_end"] == offsets[each["end"] - 1][1]
+        assert 0 < each["mass"] <= 1
+
+
+def test_two_documents_are_one_text_in_the_order_given(complete: Any, ask: Ask) -> None:
+    first, second = upload(ask, "one " * 300), upload(ask, "two " * 300)
+    one_way = complete(prompt="x", documents=[first, second])[1]
+    again = complete(prompt="x", documents=[first, second])[1]
+    assert one_way["choices"] == again["choices"]
+    assert again["hsokv"]["cached_tokens"] == again["hsokv"]["document_tokens"]
+    assert complete(prompt="x", documents=[second, first])[1]["hsokv"]["document_tokens"] > 0
+
+
+def test_another_owner_s_document_is_not_found(ask: Ask, served: Served) -> None:
+    document = upload(ask, "secret " * 50)
+    body = {"model": served.model, "prompt": "x", "documents": [document]}
+    status, _, answer = ask("POST", "/v1/completions", body, headers={"Authorization": f"Bearer {served.other_key}"})
+    unknown = ask("POST", "/v1/completions", body | {"documents": ["no-such"]})[2]
+    assert status == 404
+    assert answer["error"]["message"].replace(document, "no-such") == unknown["error"]["message"]

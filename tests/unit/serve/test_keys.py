@@ -1,0 +1,118 @@
+"""Who is answered: with keys only their owners, without keys only this machine under its own name."""
+
+import asyncio
+from pathlib import Path
+
+import httpx
+import pytest
+
+from hsokv_ray.errors import ConfigError
+from serve.args import ServeArgs
+from serve.gateway import make_app
+from serve.keys import Keys, is_public, read_keys
+from serve.services import Services
+
+KEY = "0123456789abcdef"
+
+
+def answer(
+    services: Services, path: str = "/v1/models/none", *, client: str = "127.0.0.1", **headers: str
+) -> httpx.Response:
+    """Ask an application in this process; its model is never reached: the id in the path is not served."""
+
+    async def call() -> httpx.Response:
+        transport = httpx.ASGITransport(make_app(services), client=(client, 1))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8000") as http:
+            return await http.get(path, headers=headers)
+
+    return asyncio.run(call())
+
+
+def services(keys: Keys = Keys(), **args: object) -> Services:  # noqa: B008
+    return Services(generator=None, documents=None, segments=None, args=ServeArgs(**args), keys=keys, model_name="m")
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Keys:
+    path = tmp_path / "keys"
+    path.write_text(f"# ours\nann: {KEY}\n\nben:{KEY}2\n")
+    return read_keys(str(path))
+
+
+def test_each_key_is_its_owner_s(keys: Keys) -> None:
+    assert (keys.owner_of(KEY), keys.owner_of(KEY + "2")) == ("ann", "ben")
+    assert keys.owner_of(KEY[:-1]) is None
+    assert keys.owner_of("") is None
+    assert keys.owner_of("\udcff") is None
+
+
+def test_keys_of_the_environment_come_besides(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HSOKV_API_KEYS", f"cleo:{KEY}3")
+    assert read_keys(None).owner_of(KEY + "3") == "cleo"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ann", "name:key"),
+        (":0123456789abcdef", "name:key"),
+        ("ann:short", "at least 16"),
+        ("", "holds no key"),
+        (f"a:{KEY}\nb:{KEY}", "the same"),
+    ],
+)
+def test_a_wrong_file_of_keys_is_refused_without_showing_a_key(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "keys"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_keys(str(path))
+    assert KEY not in str(caught.value)
+
+
+def test_keys_are_kept_as_digests_only(keys: Keys) -> None:
+    assert KEY not in repr(keys)
+
+
+@pytest.mark.parametrize("header", ["", "Bearer", "Bearer ", f"Basic {KEY}", f"Bearer {KEY}x", KEY, f"bearer{KEY}"])
+def test_a_wrong_authorization_is_401(keys: Keys, header: str) -> None:
+    refused = answer(services(keys), authorization=header)
+    assert refused.status_code == 401
+    assert refused.headers["WWW-Authenticate"] == "Bearer"
+    assert refused.json()["error"]["code"] == "invalid_api_key"
+
+
+def test_a_right_key_passes_from_anywhere_under_any_name(keys: Keys) -> None:
+    passed = answer(services(keys), client="10.1.2.3", authorization=f"Bearer {KEY}", host="models.example.org")
+    assert passed.status_code == 404  # the model of that name, which is behind the door
+
+
+def test_with_allowed_hosts_another_name_is_403(keys: Keys) -> None:
+    strict = services(keys, allowed_hosts=("models.example.org",))
+    passed = answer(strict, authorization=f"Bearer {KEY}", host="models.example.org:8000")
+    refused = answer(strict, authorization=f"Bearer {KEY}", host="evil.example.org")
+    assert (passed.status_code, refused.status_code) == (404, 403)
+
+
+@pytest.mark.parametrize("client", ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"])
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8000", "[::1]:8000", "LOCALHOST:1"])
+def test_without_keys_this_machine_is_answered(client: str, host: str) -> None:
+    assert answer(services(), client=client, host=host).status_code == 404
+
+
+@pytest.mark.parametrize("client", ["10.0.0.1", "::ffff:10.0.0.1", "fe80::1", ""])
+def test_without_keys_another_machine_is_not(client: str) -> None:
+    assert answer(services(), client=client).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example.org", "localhost.evil.org", "127.0.0.1.nip.io", "", "[::2]:80", "127.0.0.1@evil.org"]
+)
+def test_without_keys_a_foreign_name_is_not_answered_though_it_resolves_here(host: str) -> None:
+    assert answer(services(), host=host).status_code == 403
+
+
+def test_public_is_exactly_health_the_page_and_its_files() -> None:
+    assert all(map(is_public, ("/", "/health", "/console", "/console/app.js")))
+    assert not any(
+        map(is_public, ("/health/", "/healthz", "/consolex", "/metrics", "/openapi.json", "/v1/models", "//"))
+    )
