@@ -58,7 +58,7 @@ chaos: venv  ## tests that kill processes
 	python -m pytest -q tests/chaos
 
 bench: venv  ## measure, and write benchmarks/results
-	for name in moe_block micro_step data_pipeline training_overhead memory_engines memory_scale memory_shared longcontext longcontext_encoder_decoder; do python benchmarks/$$name.py; done
+	for name in moe_block micro_step data_pipeline training_overhead memory_engines memory_scale memory_shared longcontext longcontext_encoder_decoder serving; do python benchmarks/$$name.py; done
 	python benchmarks/readme_table.py
 
 head: venv  ## start a local Ray head

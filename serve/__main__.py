@@ -12,7 +12,6 @@ import urllib.request
 import pydantic
 import tyro
 
-from hsokv_ray import env
 from hsokv_ray.config import load_yaml
 from hsokv_ray.errors import HsokvError, RunError
 from serve.args import ServeArgs
@@ -63,7 +62,8 @@ def run(command: Command) -> int:
     from serve.newest import model_name, model_path
 
     model = model_path(command.model)  # before what takes seconds
-    if not read_keys(command.keys_file) and command.host not in ("127.0.0.1", "::1", "localhost"):
+    has_keys = bool(read_keys(command.keys_file))
+    if not has_keys and command.host not in ("127.0.0.1", "::1", "localhost"):
         raise RunError(f"--host {command.host} needs API keys: set HSOKV_API_KEYS or --keys-file")
     from hsokv_ray.runtime import connect
 
@@ -74,12 +74,14 @@ def run(command: Command) -> int:
 
     from serve.app import build
 
-    url = f"http://{command.host}:{command.port}"
+    if command.application in serve.status().applications:
+        raise RunError(f"{command.application} is served already; end it: make stop-serve, or give --application NAME")
+    url = _address(command.host, command.port)
     try:
         serve.start(http_options={"host": command.host, "port": command.port})
         serve.run(build(command.args), name=command.application, route_prefix="/", blocking=False)
         _wait_until_ready(url)
-        print(_greeting(url, command.name or model_name(model)), flush=True)
+        print(_greeting(url, command.name or model_name(model), has_keys=has_keys), flush=True)
         while command.application in serve.status().applications:  # another shell may end it
             time.sleep(1)
         return 0
@@ -92,27 +94,38 @@ def run(command: Command) -> int:
         print("ending", file=sys.stderr)
         return 0
     finally:
-        stop(command.application)
+        _end(command.application)
 
 
 def stop(application: str) -> int:
-    """End the application and its actors; documents stay on disk."""
-    from hsokv_ray.runtime import connect
-    from serve.actors import end_actors
+    """End the application of another shell and its actors; documents stay on disk."""
+    from hsokv_ray.runtime import connect, head_address
 
+    if head_address() is None:
+        print("no Ray runs here, so nothing is served", file=sys.stderr)
+        return 0
     connect(log_to_driver=False)
+    _end(application)
+    return 0
+
+
+def _end(application: str) -> None:
+    """End the application in the connected Ray, after the answers that are on their way."""
     import ray
     from ray import serve
 
+    from serve.actors import end_actors
+
     running = serve.status().applications
     if application in running:
-        serve.delete(application)
+        serve.delete(application, _blocking=False)  # which else gives up after 60 s, and drain_s may be more
+        while application in serve.status().applications:
+            time.sleep(0.2)
     ended = end_actors(application)
     if not any(name != application for name in running):
         serve.shutdown()
     ray.shutdown()
     print(f"ended {application}: {len(ended)} actors", file=sys.stderr)
-    return 0
 
 
 def _end_on_signals() -> None:
@@ -125,27 +138,39 @@ def _end_on_signals() -> None:
         signal.signal(number, signal.default_int_handler)
 
 
+def _address(host: str, port: int) -> str:
+    """Return the URL under which this machine reaches a server that listens on `host`."""
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
+    return f"http://[{here}]:{port}" if ":" in here else f"http://{here}:{port}"
+
+
 def _wait_until_ready(url: str) -> None:
     end_s = time.monotonic() + _READY_S
     while time.monotonic() < end_s:
         try:
             urllib.request.urlopen(f"{url}/health", timeout=10)
             return
-        except (urllib.error.URLError, OSError):
+        except urllib.error.HTTPError as error:
+            if error.code in (401, 403):
+                raise RunError(f"{url}/health is refused with {error.code}; is another server there?") from error
+            time.sleep(0.2)
+        except OSError:
             time.sleep(0.2)
     raise RunError(f"{url}/health did not answer within {_READY_S:g} s; the replicas' logs are in /tmp/ray")
 
 
-def _greeting(url: str, model: str) -> str:
-    key = "$HSOKV_API_KEY" if env.api_keys() else "none"
+def _greeting(url: str, model: str, *, has_keys: bool) -> str:
+    key = "$HSOKV_API_KEY" if has_keys else "none"
+    in_python = 'os.environ["HSOKV_API_KEY"]' if has_keys else '"none"'
     return f"""
 {url} is ready: the page in a browser, the API below {url}/v1
 
 curl {url}/v1/chat/completions -H "Authorization: Bearer {key}" -H "Content-Type: application/json" \\
   -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello"}}], "max_tokens": 50}}'
 
+import os
 from openai import OpenAI
-client = OpenAI(base_url="{url}/v1", api_key="{key}")
+client = OpenAI(base_url="{url}/v1", api_key={in_python})
 for chunk in client.completions.create(model="{model}", prompt="Once", max_tokens=50, stream=True):
     print(chunk.choices[0].text, end="", flush=True)
 

@@ -19,7 +19,10 @@ from serve.services import Services
 logger = logging.getLogger(__name__)
 
 AnyEvent = Event | Refused | Sources
+_BROKEN_OFF = Refused(503, "the replica that answered has ended; send the request again", None, "replica_died", 1)
 _STATUS = {"invalid": 400, "overloaded": 429, "unavailable": 503, "internal": 500}
+_AHEAD = 64
+"""Batches of events that wait for the client; then those of the replicas wait."""
 _ATTEMPTS = 3
 """For a replica that dies before it said anything: nothing of the request is lost then."""
 
@@ -47,9 +50,9 @@ class Answering:
     def __init__(self, services: Services, owner: str, calls: Sequence[GenerateCall]) -> None:
         self._services, self._calls = services, calls
         self._held = ExitStack()
-        self._held.enter_context(services.limit.hold(owner))
+        self._held.enter_context(services.limit.hold(owner, sum(call.sampling.n for call in calls)))
         self._deadline = time.monotonic() + services.args.limits.request_timeout_s
-        self._queue: asyncio.Queue[tuple[int, list[AnyEvent]] | None] = asyncio.Queue()
+        self._queue: asyncio.Queue[tuple[int, list[AnyEvent]] | None] = asyncio.Queue(_AHEAD)
         self._tasks: list[asyncio.Task[None]] = []
         self._clocks = [_Clock(services.metrics) for _ in calls]
         self._first: list[tuple[int, list[AnyEvent]]] = []
@@ -84,7 +87,14 @@ class Answering:
         for task in self._tasks:
             task.cancel()
         self._held.close()
+        while not self._queue.empty():
+            self._queue.get_nowait()
         self._queue.put_nowait(None)
+
+    @property
+    def seconds_left(self) -> float:
+        """Return how long the answer may still take."""
+        return self._deadline - time.monotonic()
 
     async def _next(self) -> tuple[int, list[AnyEvent]]:
         try:
@@ -108,15 +118,17 @@ class Answering:
     async def _pumped(self, number: int, call: GenerateCall, *, is_last: bool) -> bool:
         """Return whether the stream came to an end; False: it broke off before anything came, and may be repeated."""
         response = self._services.generator.options(stream=True).generate.remote(call)
-        is_begun = False
+        is_begun = is_over = False
         try:
             async for events in response:
-                is_begun = True
-                self._queue.put_nowait((number, events))
+                is_begun, is_over = True, is_over or _is_over(events, call)
+                await self._queue.put((number, events))
+            if not is_over:
+                await self._queue.put((number, [_BROKEN_OFF]))
         except Exception as error:  # whatever it is, the client must hear of it
             if isinstance(error, RayActorError) and not is_begun and not is_last:
                 return False
-            self._queue.put_nowait((number, [refusal_of(error)]))
+            await self._queue.put((number, [refusal_of(error)]))
         finally:
             response.cancel()
         return True
@@ -130,7 +142,7 @@ def refusal_of(error: BaseException) -> Refused:
     if isinstance(error, BackPressureError):
         return Refused(429, "too many requests wait for a replica; try again later", None, "overloaded", 1)
     if isinstance(error, RayActorError | DeploymentUnavailableError):
-        return Refused(503, "the replica that answered has ended; send the request again", None, "replica_died", 1)
+        return _BROKEN_OFF
     if isinstance(error, RequestCancelledError):
         return Refused(503, "the request was cancelled because its replica is ending; send it again", None, None, 1)
     logger.error("a request failed", exc_info=error)
@@ -163,6 +175,10 @@ def _is_end(events: list[AnyEvent], call: GenerateCall) -> bool:
     """Return whether `events` are a prompt's last: `Finished`, with passages what `Sources` says of them."""
     last: Any = Sources if call.passages else Finished
     return any(isinstance(event, last) for event in events)
+
+
+def _is_over(events: list[AnyEvent], call: GenerateCall) -> bool:
+    return _is_end(events, call) or any(isinstance(event, Failed | Refused) for event in events)
 
 
 def _loop_time(deadline: float) -> float:

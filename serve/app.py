@@ -13,14 +13,14 @@ from ray.serve.handle import DeploymentHandle
 from serve.actors import get_or_create
 from serve.args import ServeArgs
 from serve.board import EVERY_S, Board, Report, families_of, rss_bytes
-from serve.documents.actor import documents_actor
+from serve.documents.actor import documents_link
 from serve.encoder import encoder_deployment
 from serve.gateway import make_app
 from serve.generator import Generator
 from serve.keys import Keys, read_keys
 from serve.limits import OwnerLimit
 from serve.newest import documents_folder, model_name, model_path
-from serve.segments import segments_actor
+from serve.segments import renewed_segments, segments_bytes
 from serve.services import Services
 
 logger = logging.getLogger(__name__)
@@ -52,8 +52,8 @@ class Gateway:
         app, self._source = _names()
         self._services = Services(
             generator=generator,
-            documents=documents_actor(app, root=documents_folder(args.documents_dir), limits=args.limits),
-            segments=segments_actor(app, max_bytes=args.segments_bytes, max_age_s=args.segments_age_s),
+            documents=documents_link(app, root=documents_folder(args.documents_dir), limits=args.limits),
+            segments=renewed_segments(app, max_bytes=segments_bytes(args), max_age_s=args.segments_age_s),
             args=args,
             keys=keys,
             model_name=name,
@@ -79,6 +79,7 @@ def build(args: ServeArgs) -> Application:
     Raises `ConfigError` or `CheckpointError`: no model, or keys that cannot be read.
     """
     model, keys = model_path(args.model), read_keys(args.keys_file)
+    args = args.model_copy(update={"segments_bytes": segments_bytes(args)})  # once, for nodes come and go
     name = args.name or model_name(model)
     print(f"serving {name} from {model}; {access(args, keys)}", flush=True)
     generator = _generator(args).bind(args, model)
@@ -115,6 +116,7 @@ def _generator(args: ServeArgs) -> serve.Deployment:
     return deployment.options(
         **number,
         max_ongoing_requests=args.engine.max_running + args.engine.max_queued + _SPARE_CALLS,
+        max_queued_requests=args.engine.max_queued,
         ray_actor_options={"num_cpus": args.replica_cpus, "num_gpus": args.replica_gpus},
         graceful_shutdown_timeout_s=args.drain_s,
         graceful_shutdown_wait_loop_s=0.2,

@@ -11,6 +11,8 @@ import pydantic
 from hsokv_ray.config import Config
 from hsokv_ray.inference.engine.config import EngineConfig
 
+LEAST_SEGMENTS_BYTES = 2**20
+
 
 class Autoscaling(Config):
     """Replicas of the model that come and go with the load."""
@@ -46,7 +48,7 @@ class Limits(Config):
     """Seconds a client may take to send a JSON body."""
 
     requests_per_owner: int = pydantic.Field(default=32, ge=1)
-    """Generations of one owner at once, on each gateway replica."""
+    """Answers of one owner at once (prompts x `n`), on each gateway replica."""
 
     request_timeout_s: float = pydantic.Field(default=1800, gt=0)
     """Seconds one generation may take, waiting included."""
@@ -118,6 +120,9 @@ class ServeArgs(Config):
     gateway_cpus: float = pydantic.Field(default=0.1, ge=0)
     """Logical CPUs Ray reserves for a replica of the HTTP side."""
 
+    stream_interval_ms: float = pydantic.Field(default=50, ge=0)
+    """Milliseconds between the pieces of a streamed answer, at least; the first comes at once. 0: every token."""
+
     drain_s: float = pydantic.Field(default=30, ge=0)
     """Seconds that running streams get to finish when a replica is stopped."""
 
@@ -134,14 +139,14 @@ class ServeArgs(Config):
     documents_dir: str | None = None
     """Folder of documents. None: `documents` in the folder of runs."""
 
-    segments_bytes: int = pydantic.Field(default=2 * 2**30, ge=2**20)
-    """Bytes of the object store that encoded texts may hold."""
+    segments_bytes: int | None = pydantic.Field(default=None, ge=LEAST_SEGMENTS_BYTES)
+    """Bytes of the object store that encoded texts may hold. None: half of the cluster's."""
 
     segments_age_s: float = pydantic.Field(default=3600, gt=0)
     """Seconds after which an encoded text that nobody asked about is dropped; its document stays."""
 
     encoder: str | None = None
-    """Folder or hub name of a sentence encoder, for /v1/embeddings. None: no embeddings."""
+    """Encoder behind /v1/embeddings: sentence-transformers:NAME, hf:NAME or a folder. None: no embeddings."""
 
     memory: str | None = None
     """Name of the shared memory behind /v1/memory. None: no such routes are answered."""

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import psutil
 from prometheus_client import CollectorRegistry
 
+READY = "ready"
+"""The number that says whether a replica of the model can answer."""
 STALE_S = 15.0
 """A process that has not been heard of for so long has ended."""
 EVERY_S = 1.0
@@ -64,6 +66,11 @@ class Board:
         """Return the reports of all processes that live."""
         self._forget()
         return [report for _, report in self._reports.values()]
+
+    def is_ready(self, within_s: float) -> bool:
+        """Return whether a replica of the model said within so many seconds that it can answer."""
+        since = self._clock() - within_s
+        return any(at >= since and report.numbers.get(READY) for at, report in self._reports.values())
 
     def _forget(self) -> None:
         oldest = self._clock() - STALE_S

@@ -23,7 +23,9 @@ from serve.wire.base import Wire
 
 WireT = TypeVar("WireT", bound=Wire)
 
-_STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+_STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+"""A string, also one that is never closed: else each quote in it would be tried as a beginning."""
+_ALTERNATIVE = re.compile(r"[\[\]A-Z]|^(constrained-)?(str|int|float)$")
 _STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _NOT_BRACKETS = bytes(set(range(256)) - set(_STEPS))
 _DISCARDED_PARTS = 4
@@ -41,8 +43,8 @@ def json_body(cls: type[WireT]) -> Callable[[Request], Coroutine[Any, Any, WireT
         _check_content_type(request)
         raw = await read_body(request, limits)
         if len(raw) < _LARGE_BYTES:
-            return parse(cls, raw, limits.json_depth)
-        return await asyncio.to_thread(parse, cls, raw, limits.json_depth)
+            return parse(cls, raw, limits.json_depth, limits)
+        return await asyncio.to_thread(parse, cls, raw, limits.json_depth, limits)
 
     return read
 
@@ -74,12 +76,14 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     return bytes(body)
 
 
-def parse(cls: type[WireT], raw: bytes, most_deep: int) -> WireT:
-    """Return the body `raw` as `cls`. Raises `ApiError` 400."""
+def parse(cls: type[WireT], raw: bytes, most_deep: int, limits: Limits | None = None) -> WireT:
+    """Return the body `raw` as `cls`. Raises `ApiError` 400; what is too long by `limits` is not looked into."""
     value = parse_json(raw, most_deep)
     if not isinstance(value, dict):
         raise ApiError(400, f"the body is {_kind(value)}; send a JSON object")
     cls.refuse_unsupported(value)
+    if limits is not None:
+        cls.refuse_too_many(value, limits)
     try:
         return cls.model_validate(value)
     except pydantic.ValidationError as error:
@@ -152,18 +156,40 @@ def _too_large(limits: Limits) -> ApiError:
 
 def _invalid(cls: type[Wire], error: pydantic.ValidationError) -> ApiError:
     """Return the first of what is wrong; of alternatives, the one that got furthest."""
-    item = max(error.errors(include_url=False), key=lambda each: len(each["loc"]))
-    if any(each["type"] == "extra_forbidden" for each in error.errors(include_url=False)):
-        item = next(each for each in error.errors(include_url=False) if each["type"] == "extra_forbidden")
-    path = [str(part) for part in item["loc"] if isinstance(part, int) or not re.search(r"[\[\]A-Z]", part)]
-    param = ".".join(path)
+    items = error.errors(include_url=False, include_context=False)
+    unknown = (each for each in items if each["type"] == "extra_forbidden")
+    item = next(unknown, None) or max(items, key=lambda each: _how_far(each["loc"]))
     if item["type"] == "extra_forbidden":
-        return ApiError(400, f"unknown field {param!r:.100}; {_suggestion(path[-1], cls)}", param=param)
+        return _unknown(cls, item["loc"])
+    param = ".".join(_path(item["loc"]))
     if item["type"] == "missing":
         return ApiError(400, f"the field {param!r} is missing; it is required", param=param)
     message = item["msg"].removeprefix("Value error, ")
-    got = repr(item["input"])
-    return ApiError(400, f"{param}: got {got[:80]}; {message[:1].lower()}{message[1:]}", param=param or None)
+    got = _shown(item["input"])
+    return ApiError(400, f"{param}: got {got}; {message[:1].lower()}{message[1:]}", param=param or None)
+
+
+def _unknown(cls: type[Wire], loc: tuple[int | str, ...]) -> ApiError:
+    name = str(loc[-1])[:100]
+    param = ".".join([*_path(loc[:-1]), name])
+    return ApiError(400, f"unknown field {param!r}; {_suggestion(name, cls)}", param=param)
+
+
+def _path(loc: tuple[int | str, ...]) -> list[str]:
+    """Return the fields and places in `loc`, without the names of alternatives."""
+    return [str(part) for part in loc if isinstance(part, int) or not _ALTERNATIVE.search(part)]
+
+
+def _how_far(loc: tuple[int | str, ...]) -> tuple[int, list[int]]:
+    """Return how deep a place lies, and how far behind in its lists."""
+    return len(loc), [part for part in loc if isinstance(part, int)]
+
+
+def _shown(value: Any) -> str:
+    """Return `value` in a few words; it may be millions of numbers."""
+    if isinstance(value, list | dict) and len(value) > 8:
+        return f"{'an array' if isinstance(value, list) else 'an object'} of {len(value)}"
+    return repr(value[:80] if isinstance(value, str) else value)[:80]
 
 
 def _suggestion(name: str, cls: type[Wire]) -> str:

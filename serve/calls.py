@@ -33,6 +33,8 @@ class GenerateCall:
     """Long context settings of this request."""
     passages: bool = False
     """Tell which parts of the input the answer drew on."""
+    is_streamed: bool = True
+    """Whether somebody reads the answer as it is written."""
 
 
 @dataclass(frozen=True)

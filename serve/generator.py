@@ -12,19 +12,22 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from hsokv_ray.errors import ConfigError, HsokvError
-from hsokv_ray.inference.engine.events import Event, Failed, Finished
+from hsokv_ray.errors import ConfigError, HsokvError, Overloaded
+from hsokv_ray.inference.engine.events import Event, Failed, Finished, Piece
 from hsokv_ray.inference.engine.requests import Generation
 from serve.args import ServeArgs
-from serve.board import EVERY_S, Report, families_of, rss_bytes
+from serve.board import EVERY_S, READY, Report, families_of, rss_bytes
 from serve.calls import GenerateCall, ModelFacts, Refused, Sources
 from serve.errors import ApiError, of
 from serve.metrics import ReplicaMetrics
+from serve.pools import BoundedPool
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _PROGRESS_EVERY_S = 0.3
+_UNREAD_REST_S = 0.25
+"""Between the pieces of an answer that is sent whole."""
 _SWITCH_S = 0.001
 """How long the event loop may keep the engine's thread from Python; 5 ms otherwise, half a step of a small model."""
 _PARAM = re.compile(r"(\w+): ")
@@ -49,10 +52,10 @@ class Generator:
         from hsokv_ray.inference.loading import load
         from serve.actors import get_or_create
         from serve.board import Board
-        from serve.documents.actor import documents_actor
+        from serve.documents.actor import documents_link
         from serve.newest import documents_folder
         from serve.reading import Reader
-        from serve.segments import segments_actor
+        from serve.segments import renewed_segments, segments_bytes
         from serve.shared_prefixes import SharedPrefixes
         from serve.texts import Texts
 
@@ -60,19 +63,22 @@ class Generator:
         torch.set_num_threads(args.threads or _fair_threads(args))  # Ray sets OMP_NUM_THREADS to 1
         self._args, self._source = args, source
         self._loaded = load(resolve(model), device=args.device)
-        documents = documents_actor(app, root=documents_folder(args.documents_dir), limits=args.limits)
-        registry = functools.partial(segments_actor, app, max_bytes=args.segments_bytes, max_age_s=args.segments_age_s)
-        self._prefixes = SharedPrefixes(registry, local_bytes=args.engine.prefix_cache_bytes)
+        documents = documents_link(app, root=documents_folder(args.documents_dir), limits=args.limits)
+        shared_bytes = segments_bytes(args)
+        registry = renewed_segments(app, max_bytes=shared_bytes, max_age_s=args.segments_age_s)
+        self._kept_bytes = max(shared_bytes, args.engine.prefix_cache_bytes)
+        self._prefixes = SharedPrefixes(registry.connect, local_bytes=args.engine.prefix_cache_bytes)
         config = args.engine.model_copy(update={"unlimited": args.reads_past_window})
         self._engine = Engine(self._loaded, config, prefixes=self._prefixes)
-        self._texts = Texts(self._loaded.tokenizer, self._engine.served.vocab_size)
+        model_served = self._engine.served
+        self._texts = Texts(self._loaded.tokenizer, model_served.vocab_size, model_served.max_input_tokens)
         self._reader = Reader(self._engine, self._texts, self._prefixes, documents)
         self._documents, self._board = documents, get_or_create(Board, app, "board")
         self._model, self._created = model, int(time.time())
         self._metrics, self._rate = ReplicaMetrics(), _Rate()
-        # reading documents waits: a thread for each request that may be there
         most = args.engine.max_running + args.engine.max_queued
         self._threads = ThreadPoolExecutor(max_workers=most, thread_name_prefix="request")
+        self._readers = BoundedPool(args.engine.max_queued, "documents of requests are being read", "read")
         self._encoders = ThreadPoolExecutor(max_workers=8, thread_name_prefix="encode")
         self._ended = threading.Event()
         threading.Thread(target=self._keep_reporting, name="report", daemon=True).start()
@@ -82,19 +88,29 @@ class Generator:
         gone = threading.Event()
         stream, is_over = None, False
         try:
-            begun = await self._in_thread(self._threads, functools.partial(self._begin, call, gone), _cancel)
+            pool = self._readers if call.documents else self._threads  # reading waits, for long
+            try:
+                begun = await self._in_thread(pool, functools.partial(self._begin, call, gone), _cancel)
+            except Overloaded as error:
+                begun = _refused(error)
             if isinstance(begun, Refused):
                 is_over = True
                 yield [begun]
                 return
             stream, chain, prompt_ids = begun.stream, begun.chain, begun.prompt_ids
-            while events := await stream.atake():
+            rest_s, is_written = self._rest_s(call), False
+            while events := await stream.atake(rest_s=rest_s if is_written else 0):
                 self._count(events)
+                is_written = is_written or any(isinstance(event, Piece) for event in events)
                 is_over = isinstance(events[-1], Finished | Failed)
                 if call.passages and isinstance(finished := events[-1], Finished):
                     find = functools.partial(self._sources, chain, prompt_ids, finished)
                     events.append(await self._in_thread(self._threads, find))
                 yield events
+        except Exception:
+            is_over = True
+            self._metrics.failed.labels("internal").inc()
+            raise
         finally:
             gone.set()
             if not is_over:
@@ -128,7 +144,7 @@ class Generator:
         return ModelFacts(
             model=self._model,
             window_tokens=self._loaded.window_tokens,
-            max_input_tokens=engine.max_input_tokens,
+            max_input_tokens=self._engine.served.max_input_tokens,
             max_new_tokens=engine.max_new_tokens,
             max_choices=engine.max_choices,
             unlimited=self._args.reads_past_window,
@@ -147,7 +163,12 @@ class Generator:
         self._engine.close()
         self._prefixes.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self._readers.close()
         self._encoders.shutdown(wait=False, cancel_futures=True)
+
+    def _rest_s(self, call: GenerateCall) -> float:
+        """Return how long an answer's pieces gather: each one crosses three processes."""
+        return self._args.stream_interval_ms / 1000 if call.is_streamed else _UNREAD_REST_S
 
     def _begin(self, call: GenerateCall, gone: threading.Event) -> "_Begun | Refused":
         """Read the documents and hand the prompt to the engine; in a thread, because both wait."""
@@ -156,7 +177,7 @@ class Generator:
         try:
             prompt_ids, sampling = self._texts.prompt(call)
             chain = self._reader.chain(call.owner, call.documents) if call.documents else Chain(())
-            check_size(chain, len(prompt_ids), self._args.engine.max_input_tokens)
+            check_size(chain, len(prompt_ids), self._engine.served.max_input_tokens)
             after = self._reader.read(chain, lambda done, total: None, gone)[0] if call.documents else None
             generation = Generation(
                 request_id=call.request_id,
@@ -185,9 +206,12 @@ class Generator:
             return Sources(())
 
     def _encode_document(self, document_id: str, owner: str, gone: threading.Event) -> dict[str, Any]:
+        from serve.reading import check_kept
+
         begin_s, told = time.monotonic(), _Told(self._documents, document_id, owner)
         try:
             chain = self._reader.chain(owner, [document_id])
+            check_kept(chain, self._engine.served.bytes_per_token, self._kept_bytes)
             told.note("encoding", 0, len(chain))
             encoded, num_known = self._reader.read(chain, told.tokens, gone)
         except (HsokvError, ApiError) as error:
@@ -200,7 +224,10 @@ class Generator:
         return {"num_tokens": len(chain), "cached_tokens": num_known, "seconds": seconds}
 
     async def _in_thread(
-        self, pool: ThreadPoolExecutor, call: Callable[[], T], undo: Callable[[T], None] = lambda result: None
+        self,
+        pool: "ThreadPoolExecutor | BoundedPool",
+        call: Callable[[], T],
+        undo: Callable[[T], None] = lambda result: None,
     ) -> T:
         """Return what `call` returns in a thread of `pool`; where nobody waits for it any more, `undo` gets it."""
         future: Future[T] = pool.submit(call)
@@ -228,6 +255,7 @@ class Generator:
     def _numbers(self) -> dict[str, float]:
         stats, kept = self._engine.stats(), self._prefixes.stats().local
         return {
+            READY: self._is_ready(),
             "running": stats.running + stats.reading,
             "queued": stats.queued,
             "tokens_total": self._rate.total,
@@ -237,6 +265,13 @@ class Generator:
             "prefix_misses": kept.misses,
             "prefix_evictions": kept.evictions,
         }
+
+    def _is_ready(self) -> bool:
+        try:
+            self._engine.check()
+        except HsokvError:
+            return False
+        return True
 
     def _keep_reporting(self) -> None:
         while not self._ended.wait(EVERY_S):
@@ -278,7 +313,7 @@ class _Told:
 
     def note(self, state: str, done: int, total: int, **more: Any) -> None:
         self._last_s = time.monotonic()
-        self._documents.progress.remote(self._id, self._owner, state, done, total, **more)
+        self._documents.tell("progress", self._id, self._owner, state, done, total, **more)
 
 
 class _Rate:

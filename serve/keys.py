@@ -75,14 +75,21 @@ async def current_owner(request: Request) -> str:
 
 
 async def authenticate(request: Request) -> None:
-    """Let the request pass, or raise `ApiError`: 403 for a foreign host, 401 for a wrong or missing key."""
+    """Let the request pass, or raise `ApiError`: 403 for a foreign host or page, 401 for a wrong or missing key."""
     services = request.app.state.services
     keys: Keys = services.keys
-    _check_host(request, keys, services.args.allowed_hosts)
-    if is_public(request.url.path.removeprefix(request.scope.get("root_path", ""))):
-        request.state.owner = LOCAL_OWNER
-        return
-    request.state.owner = _owner(request, keys) if keys else LOCAL_OWNER
+    request.state.owner = LOCAL_OWNER
+    if not keys:
+        _check_host(request, keys, services.args.allowed_hosts)
+        _check_page(request, services.args.cors_origins)
+    elif not is_public(_path(request)):  # probes and Prometheus ask by address, whatever the names are
+        _check_host(request, keys, services.args.allowed_hosts)
+        request.state.owner = _owner(request, keys)
+
+
+def _path(request: Request) -> str:
+    """Return the path that the router goes by; `request.url` is made of what the client writes as its Host, too."""
+    return request.scope["path"].removeprefix(request.scope.get("root_path", ""))
 
 
 def _owner(request: Request, keys: Keys) -> str:
@@ -104,6 +111,19 @@ def _check_host(request: Request, keys: Keys, allowed: tuple[str, ...]) -> None:
     # a page of another site can make a browser ask 127.0.0.1 under a name of its own (DNS rebinding)
     if not _is_loopback(name) and name not in allowed:
         raise ApiError(403, f"the Host header names {name!r:.100}, which is not served here; see allowed_hosts")
+
+
+def _check_page(request: Request, allowed: tuple[str, ...]) -> None:
+    """Raise `ApiError` 403 where a page of another site writes: a browser lets it send texts and forms unasked."""
+    if request.method in ("GET", "HEAD", "OPTIONS"):
+        return
+    origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site", "none")
+    if origin is None and site in ("none", "same-origin"):
+        return
+    is_own = origin is not None and origin.partition("://")[2].lower() == request.headers.get("host", "").lower()
+    if not is_own and origin not in allowed and "*" not in allowed:
+        came_from = origin or "another site"
+        raise ApiError(403, f"the request comes from a page of {came_from!r:.100}; see cors_origins, or set API keys")
 
 
 def _host_name(header: str) -> str:

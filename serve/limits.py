@@ -1,4 +1,4 @@
-"""How many generations an owner may run at once."""
+"""How many answers an owner may have generated at once."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from serve.errors import ApiError
 
 
 class OwnerLimit:
-    """Counts what runs for each owner; used by one event loop.
+    """Counts the answers that run for each owner; used by one event loop.
 
     Args:
         most: at once, for one owner.
@@ -19,19 +19,26 @@ class OwnerLimit:
         self._running: Counter[str] = Counter()
 
     @contextmanager
-    def hold(self, owner: str) -> Iterator[None]:
-        """Count one more for `owner` while the block runs. Raises `ApiError` 429 where it is one too many."""
-        if self._running[owner] >= self._most:
+    def hold(self, owner: str, number: int = 1) -> Iterator[None]:
+        """Count `number` more for `owner` while the block runs.
+
+        Raises:
+            ApiError: 429 where they are too many now, 400 where they always are.
+        """
+        if number > self._most:
+            raise ApiError(400, f"{number} answers are asked for at once; at most {self._most} are: send fewer prompts")
+        if self._running[owner] + number > self._most:
             raise ApiError(
                 429,
-                f"{self._most} requests of this key run already, which is the most; wait for one of them to end",
+                f"{self._running[owner]} answers of this key are on their way and {number} more are asked for; "
+                f"at most {self._most} at once: wait for some to end",
                 retry_after_s=1,
             )
-        self._running[owner] += 1
+        self._running[owner] += number
         try:
             yield
         finally:
-            self._running[owner] -= 1
+            self._running[owner] -= number
             if not self._running[owner]:
                 del self._running[owner]
 

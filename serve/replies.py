@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 from serve.answering import Answering
 from serve.errors import ApiError
 from serve.shapes import Choices, Shape
-from serve.streaming import DONE, EventStream, frame
+from serve.streaming import DONE, SEND_S, EventStream, frame
 from serve.totals import Totals
 
 logger = logging.getLogger(__name__)
@@ -19,7 +19,8 @@ async def reply(answering: Answering, shape: Shape, choices: Choices, *, stream:
     """Start `answering` and return its answer. Raises `ApiError` where it fails before anything was sent."""
     await answering.start()
     if stream:
-        return EventStream(_frames(answering, shape, choices, sends_usage), answering.close)
+        frames = _frames(answering, shape, choices, sends_usage)
+        return EventStream(frames, answering.close, seconds=answering.seconds_left + SEND_S)
     try:
         return JSONResponse(await _whole(answering, shape, choices))
     finally:
@@ -48,10 +49,10 @@ async def _frames(answering: Answering, shape: Shape, choices: Choices, sends_us
             for choice, piece in choices.take(number, events):
                 if piece is not None and not piece.text and piece.logprobs is None:
                     continue  # an end token, which has no text
-                new = shape.delta(choice, piece, choice.reason if piece is None else None)
+                new: dict[str, Any] | None = shape.delta(choice, piece, choice.reason if piece is None else None)
                 if piece is None and choices.num_open == 0:
-                    last = new
-                else:
+                    last, new = new, last  # several may end at once: all but the last are sent
+                if new is not None:
                     yield frame(shape.envelope([new], is_stream=True) | blank)
         yield _last_frames(shape, last, totals, sends_usage)
     except ApiError as error:

@@ -4,12 +4,14 @@ An object of Ray lives as long as the process that put it. So that segments outl
 keeper on the replica's node puts them; keepers belong to the registry's actor and end with it.
 """
 
+from functools import partial
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from serve.actors import get_or_create
+from serve.actors import ActorLink, get_or_create, renewed
+from serve.args import LEAST_SEGMENTS_BYTES, ServeArgs
 from serve.segment_registry import LEASE_S, SegmentRegistry
 
 
@@ -26,7 +28,12 @@ class Segments(SegmentRegistry):
 
     def __init__(self, *, max_bytes: int, max_age_s: float, lease_s: float) -> None:
         super().__init__(max_bytes=max_bytes, max_age_s=max_age_s, lease_s=lease_s)
+        self._arguments = {"max_bytes": max_bytes, "max_age_s": max_age_s, "lease_s": lease_s}
         self._keepers: dict[str, Any] = {}
+
+    def arguments(self) -> dict[str, Any]:
+        """Return what it was made with."""
+        return self._arguments
 
     def keeper(self, node: str) -> list[Any]:
         """Return the handle of a node's keeper, in a list; started where there is none."""
@@ -35,6 +42,13 @@ class Segments(SegmentRegistry):
             options = {"num_cpus": 0, "max_restarts": -1, "scheduling_strategy": here}
             self._keepers[node] = ray.remote(SegmentKeeper).options(**options).remote()
         return [self._keepers[node]]
+
+
+def segments_bytes(args: ServeArgs) -> int:
+    """Return how much encoded text the object store may hold; needs Ray where `args` does not say."""
+    if args.segments_bytes is not None:
+        return args.segments_bytes
+    return max(LEAST_SEGMENTS_BYTES, int(ray.cluster_resources().get("object_store_memory", 0)) // 2)
 
 
 def segments_actor(app: str, *, max_bytes: int, max_age_s: float, lease_s: float = LEASE_S) -> Any:
@@ -46,3 +60,13 @@ def segments_actor(app: str, *, max_bytes: int, max_age_s: float, lease_s: float
         lease_s: after which a claim is void that nobody renewed.
     """
     return get_or_create(Segments, app, "segments", max_bytes=max_bytes, max_age_s=max_age_s, lease_s=lease_s)
+
+
+def renewed_segments(app: str, *, max_bytes: int, max_age_s: float, lease_s: float = LEASE_S) -> ActorLink:
+    """Return the way to the registry, for a process that begins: one with other arguments is ended first.
+
+    Encoded texts end with it and are read again. Whoever connects later takes the registry that is there.
+    """
+    connect = partial(segments_actor, app, max_bytes=max_bytes, max_age_s=max_age_s, lease_s=lease_s)
+    renewed(connect, {"max_bytes": max_bytes, "max_age_s": max_age_s, "lease_s": lease_s})
+    return ActorLink(connect)

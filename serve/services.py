@@ -18,9 +18,9 @@ class Services:
     generator: Any
     """`DeploymentHandle` of the model's replicas."""
     documents: Any
-    """Handle of the actor `Documents`."""
+    """`ActorLink` to the actor `Documents`."""
     segments: Any
-    """Handle of the actor `SegmentRegistry`."""
+    """`ActorLink` to the actor `SegmentRegistry`."""
     args: ServeArgs
     keys: Keys = Keys()
     model_name: str = "model"

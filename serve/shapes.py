@@ -24,7 +24,8 @@ class Choice:
         """Add `piece`."""
         self.texts.append(piece.text)
         if piece.logprobs is not None:
-            self.logprobs = [*(self.logprobs or []), *piece.logprobs]
+            self.logprobs = self.logprobs or []
+            self.logprobs.extend(piece.logprobs)
 
     @property
     def text(self) -> str:

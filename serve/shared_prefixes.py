@@ -60,6 +60,10 @@ class SharedPrefixes(Prefixes):
         self._link = RegistryLink(connect)
         self._me = f"{os.getpid()}-{uuid.uuid4().hex}"
         self._claims: set[str] = set()
+        """Granted by the registry, or by nobody where it does not answer."""
+        self._holders: Counter[str] = Counter()
+        """By digest: claims that were asked for and not given back to the registry yet."""
+        self._holding = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._counting = threading.Lock()
         self._publisher = ThreadPoolExecutor(1, thread_name_prefix="publish-segments")
@@ -84,14 +88,17 @@ class SharedPrefixes(Prefixes):
         deadline, pause_s = time.monotonic() + timeout_s, _POLL_S[0]
         if not self.local.claim(digest, timeout_s):
             return False
+        with self._holding:
+            self._holders[digest] += 1
         while (verdict := self._ask("claim", digest, self._me)) == "busy" and time.monotonic() < deadline:
             if self._closed.wait(min(pause_s, max(0.0, deadline - time.monotonic()))):
                 break
             pause_s = min(2 * pause_s, _POLL_S[1])
         if verdict in ("there", "busy"):
-            self.local.release(digest)
+            self.release(digest)
             return False
-        self._claims.add(digest)
+        with self._holding:
+            self._claims.add(digest)
         return True
 
     def release(self, digest: str) -> None:
@@ -194,8 +201,14 @@ class SharedPrefixes(Prefixes):
             self.local.swap(shared)  # one copy of it on this machine is enough
 
     def _release(self, digest: str) -> None:
-        self._claims.discard(digest)
-        self._ask("release", digest, self._me)
+        with self._holding:  # also while the registry is told, or it would take back what is claimed meanwhile
+            self._holders[digest] -= 1
+            if self._holders[digest] > 0:  # another thread has claimed it since
+                return
+            del self._holders[digest]
+            if digest in self._claims:
+                self._claims.remove(digest)
+                self._ask("release", digest, self._me)
 
     def _beat_on(self, beat_s: float) -> None:
         while not self._closed.wait(beat_s):
@@ -203,7 +216,9 @@ class SharedPrefixes(Prefixes):
 
     def _beat(self, used_after: float) -> None:
         used = self.local.digests(used_after)
-        gone = self._ask("beat", self._me, list(self._claims), used, self.local.digests())
+        with self._holding:
+            claims = list(self._claims)
+        gone = self._ask("beat", self._me, claims, used, self.local.digests())
         self.local.forget(gone or [])
 
 

@@ -13,6 +13,10 @@ from serve.calls import GenerateCall
 from serve.chat import PLAIN_STOP, has_template, render
 
 _KEPT_BYTES = 256 * 2**20
+_SLICE = 2**20
+"""Characters that are counted at once; a tokenizer needs some hundred bytes for each."""
+_SLACK = 1.01
+"""Cutting a text into slices for counting makes a few tokens more of it."""
 
 
 class Texts:
@@ -21,10 +25,12 @@ class Texts:
     Args:
         tokenizer: a transformers tokenizer.
         vocab_size: token ids are below it.
+        max_tokens: of a text that is tokenised. A longer one is refused before its ids take memory.
     """
 
-    def __init__(self, tokenizer: Any, vocab_size: int) -> None:
-        self._tokenizer, self._vocab_size = tokenizer, vocab_size
+    def __init__(self, tokenizer: Any, vocab_size: int, max_tokens: int) -> None:
+        self._tokenizer, self._vocab_size, self.max_tokens = tokenizer, vocab_size, max_tokens
+        self._max_characters = max_tokens * max(map(len, tokenizer.get_vocab()), default=1)
         self._kept = _KeptIds(_KEPT_BYTES)
 
     def prompt(self, call: GenerateCall) -> tuple[list[int], Sampling]:
@@ -42,15 +48,26 @@ class Texts:
         return self._ids(call.prompt, begins) or [self._first_token()], call.sampling
 
     def piece(self, sha256: str, text: str | None, *, begins: bool) -> np.ndarray | None:
-        """Return the ids [N] of a piece of a document; None where `text` is None and they are not known."""
+        """Return the ids [N] of a piece of a document; None where `text` is None and they are not known.
+
+        Raises `ConfigError`: it has more than `max_tokens`.
+        """
         known = self._kept.get((sha256, begins))
         if known is None and text is not None:
             known = np.array(self._ids(text, begins), dtype=np.int64)
             self._kept.put((sha256, begins), known)
         return known
 
+    def check_characters(self, num_characters: int) -> None:
+        """Raise `ConfigError` where so many characters are more than `max_tokens` of the longest token."""
+        if num_characters > self._max_characters:
+            raise ConfigError(
+                f"the text has {num_characters:,} characters, the server takes {self.max_tokens:,} tokens, which are "
+                f"{self._max_characters:,} characters at most; split it, or raise engine.max_input_tokens"
+            )
+
     def count(self, text: str) -> int:
-        """Return the number of tokens of `text`, special ones included."""
+        """Return the number of tokens of `text`, special ones included. Raises `ConfigError` as `piece` does."""
         return len(self._ids(text, begins=True))
 
     def characters(self, text: str, begin: int, end: int, *, begins: bool) -> tuple[int, int]:
@@ -76,7 +93,24 @@ class Texts:
         return self._ids(text, begins=False) or [self._first_token()]
 
     def _ids(self, text: str, begins: bool) -> list[int]:
+        self._check(text)
         return self._tokenizer(text, add_special_tokens=begins, verbose=False)["input_ids"]
+
+    def _check(self, text: str) -> None:
+        """Raise `ConfigError` for a text of more than `max_tokens`, with the memory of one slice besides theirs."""
+        self.check_characters(len(text))
+        if len(text) <= max(self.max_tokens, _SLICE):
+            return
+        count = 0
+        for begin in range(0, len(text), _SLICE):
+            count += len(
+                self._tokenizer(text[begin : begin + _SLICE], add_special_tokens=False, verbose=False).input_ids
+            )
+            if count > self.max_tokens * _SLACK:
+                raise ConfigError(
+                    f"the text of {len(text):,} characters has more than {self.max_tokens:,} tokens, which the server "
+                    "takes; split it, or raise engine.max_input_tokens"
+                )
 
     def _checked(self, ids: list[int]) -> list[int]:
         wrong = next((token for token in ids if token >= self._vocab_size), None)

@@ -23,23 +23,32 @@ _placed: WeakKeyDictionary[Segment, WeakKeyDictionary[RowMaker, list[FarSegment]
 """Segments with their indexes restored, as long as the segments live: every request on them shares these."""
 
 
-def continued(make: RowMaker, encoded: Encoded) -> list[Row]:
-    """Return a row per layer that stands where `encoded` ends."""
+Placed = list[list[FarSegment]]
+"""The far tokens of a text: of each layer that retrieves, its parts in their order."""
+
+
+def continued(make: RowMaker, encoded: Encoded, fars: Placed | None = None) -> list[Row]:
+    """Return a row per layer that stands where `encoded` ends.
+
+    Args:
+        fars: `placed(make, encoded)`, which takes time with the length of the text; None: it is called here.
+    """
     rows = make.rows()
     _fill(rows, encoded.segments[-1], encoded.mark)
     retrieving = [row for row in rows if row.far]
-    parts = list(shared_parts(encoded))
-    if parts:
-        for row in retrieving:
-            row.far = []
-    for segment, mark in parts:
-        for row, far in zip(retrieving, _fars(make, segment), strict=True):
-            num_tokens = (mark.num_blocks - segment.first_block) * far.kind.block_size
-            row.far.append(replace(far, span=KVSpan(far.span.buffer, 0, num_tokens)))
-    if parts:
-        for row in retrieving:
-            row.far.append(row.far[-1].empty())
+    for row, parts in zip(retrieving, placed(make, encoded) if fars is None else fars, strict=True):
+        if parts:
+            row.far = [*parts, parts[-1].empty()]
     return rows
+
+
+def placed(make: RowMaker, encoded: Encoded) -> Placed:
+    """Return the far tokens of `encoded` with their indexes, for reading only."""
+    fars: Placed = [[] for row in make.rows() if row.far]
+    for segment, mark in shared_parts(encoded):
+        for parts, far in zip(fars, _fars(make, segment), strict=True):
+            parts.append(_until(far, (mark.num_blocks - segment.first_block) * far.kind.block_size))
+    return fars
 
 
 def shared_parts(encoded: Encoded) -> list[tuple[Segment, Mark]]:
@@ -68,6 +77,13 @@ def _fars(make: RowMaker, segment: Segment) -> list[FarSegment]:
     if make not in by_maker:  # two threads at once make it twice, which harms nothing
         by_maker[make] = _place(make, segment)
     return by_maker[make]
+
+
+def _until(far: FarSegment, num_tokens: int) -> FarSegment:
+    """Return the first tokens of `far`, with an index that knows no others."""
+    span = KVSpan(far.span.buffer, 0, num_tokens)
+    index = far.index if num_tokens == len(far.span) else far.index.first(span.keys)
+    return replace(far, span=span, index=index)
 
 
 def _place(make: RowMaker, segment: Segment) -> list[FarSegment]:

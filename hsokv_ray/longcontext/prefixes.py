@@ -1,5 +1,6 @@
 """Where texts that were read wait for the next request that begins with them."""
 
+import logging
 import threading
 import time
 from collections.abc import Sequence
@@ -8,6 +9,8 @@ from typing import Protocol
 
 from hsokv_ray.longcontext.segment_tree import Found, SegmentTree
 from hsokv_ray.longcontext.segments import Encoded, Segment
+
+logger = logging.getLogger(__name__)
 
 
 class Prefixes(Protocol):
@@ -72,7 +75,7 @@ class LocalPrefixes(Prefixes):
             now = time.monotonic()
             for segment in encoded.segments:
                 if segment.nbytes > self.max_bytes or not self._tree.add(segment, segment.nbytes, None, now):
-                    self._refused += 1
+                    self._refuse(segment)
                     break
             self._evictions += len(self._tree.evict(self.max_bytes, used_after=-1))
             self._changed.notify_all()
@@ -102,8 +105,7 @@ class LocalPrefixes(Prefixes):
         """Hold the same segment in other memory, where it is still known."""
         with self._changed:
             entry = self._tree.entries.get(segment.digest)
-            if entry is not None:
-                assert entry.segment.meta() == segment.meta(), segment.digest
+            if entry is not None and entry.segment.meta() == segment.meta():  # another may end at the same mark
                 entry.segment = segment
 
     def digests(self, used_after: float = -1) -> list[str]:
@@ -131,6 +133,15 @@ class LocalPrefixes(Prefixes):
                 misses=self._misses,
                 evictions=self._evictions,
                 refused=self._refused,
+            )
+
+    def _refuse(self, segment: Segment) -> None:
+        self._refused += 1
+        if segment.nbytes > self.max_bytes:
+            logger.warning(
+                "a text of %s tokens is not kept in this process, so each request may read it again: it takes %s "
+                "bytes, all texts together may take %s; raise prefix_cache_bytes",
+                *(f"{number:,}" for number in (segment.end, segment.nbytes, self.max_bytes)),
             )
 
     def check_integrity(self) -> None:

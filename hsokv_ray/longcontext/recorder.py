@@ -18,7 +18,7 @@ import torch
 
 from hsokv_ray.errors import ConfigError
 from hsokv_ray.longcontext.arrays import dtype_name, to_array
-from hsokv_ray.longcontext.continuing import COUNTS, continued, shared_parts
+from hsokv_ray.longcontext.continuing import COUNTS, Placed, continued, placed, shared_parts
 from hsokv_ray.longcontext.far_arrays import far_arrays, joined
 from hsokv_ray.longcontext.growable import KVSpan
 from hsokv_ray.longcontext.memory import layout_of
@@ -60,6 +60,7 @@ class Recorder:
         self._ids = np.empty(0, np.int64)
         self._new_ids: list[np.ndarray] = []
         self._places: list[_Place] = []
+        self._placed: Placed | None = None
         if after is not None:
             self._digest.update(after.token_ids)
             if self._digest.hexdigest() != after.digest:
@@ -72,7 +73,13 @@ class Recorder:
 
     def rows(self) -> list[Row]:
         """Return a row per layer that stands where `after` ends; what it holds of far tokens is not copied."""
-        return self._make.rows() if self._after is None else continued(self._make, self._after)
+        fars, self._placed = self._placed, None
+        return self._make.rows() if self._after is None else continued(self._make, self._after, fars)
+
+    def place(self) -> None:
+        """Prepare the far tokens of `after` for the next call of `rows`; takes time with the length of the text."""
+        if self._after is not None:
+            self._placed = placed(self._make, self._after)
 
     def note(self, token_ids: Sequence[int] | np.ndarray | torch.Tensor) -> None:
         """Take ids that have been read into the rows since the last call."""
@@ -109,7 +116,7 @@ class Recorder:
         before = () if self._after is None else self._after.segments
         encoded = Encoded((*before, segment), segment.marks[-1])
         self._after = joined(encoded, self._make) if len(encoded.segments) > MOST_SEGMENTS else encoded
-        self._places = []
+        self._places, self._placed = [], None
         return self._after
 
     def _last_mark(self) -> Mark | None:

@@ -7,19 +7,23 @@ ray.get(documents.get.remote(id, owner))
 import os
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hsokv_ray.errors import StoreError
+from hsokv_ray.errors import ConfigError, StoreError
 from hsokv_ray.runtime import NAMESPACE
-from serve.actors import actor_name
+from serve.actors import ActorLink, actor_name, arguments_of
 from serve.args import Limits
+from serve.documents.disk import read_json, write_json
 from serve.documents.limits import DocumentLimits
 from serve.documents.store import Documents
 
 KIND = "documents"
 NUM_THREADS = 32
 """Calls at once; each waits for the disk most of its time."""
+_LIMITS = "limits.json"
 _PATIENCE_S = 20.0
 _SWEEP_EVERY_S = 600.0
 
@@ -36,13 +40,22 @@ class DocumentsActor(Documents):
         end_s = time.monotonic() + _PATIENCE_S
         while True:
             try:
-                super().__init__(root, DocumentLimits(**limits))
+                super().__init__(root, _newest_limits(root, limits))
                 break
             except StoreError:  # a killed process holds its lock until the system has cleared it away
                 if time.monotonic() > end_s:
                     raise
                 time.sleep(0.1)
         threading.Thread(target=self._keep_sweeping, name="sweep", daemon=True).start()
+
+    def arguments(self) -> dict[str, Any]:
+        """Return its folder and the limits it holds to now."""
+        return {"root": str(self.root), "limits": self.limits.model_dump()}
+
+    def change_limits(self, limits: dict[str, Any]) -> None:
+        """Hold to other limits, also after a restart."""
+        self.set_limits(DocumentLimits(**limits))
+        write_json(self.root / _LIMITS, limits)
 
     def process_id(self) -> int:
         """Return the id of this process."""
@@ -52,6 +65,19 @@ class DocumentsActor(Documents):
         while True:
             time.sleep(_SWEEP_EVERY_S)
             self.sweep()
+
+
+def _newest_limits(root: str, limits: dict[str, Any]) -> DocumentLimits:
+    """Return `limits`, or those that were set later, of which Ray does not know when it restarts the actor."""
+    import ray
+
+    path = Path(root) / _LIMITS
+    if ray.get_runtime_context().was_current_actor_reconstructed:
+        if path.exists():
+            limits = read_json(path)
+    else:
+        path.unlink(missing_ok=True)
+    return DocumentLimits(**limits)
 
 
 def document_limits(limits: Limits) -> DocumentLimits:
@@ -69,8 +95,6 @@ def documents_actor(app: str, *, root: str | Path, limits: Limits | DocumentLimi
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    if isinstance(limits, Limits):
-        limits = document_limits(limits)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     return (
         ray.remote(DocumentsActor)
@@ -84,5 +108,35 @@ def documents_actor(app: str, *, root: str | Path, limits: Limits | DocumentLimi
             max_concurrency=NUM_THREADS,
             scheduling_strategy=here,
         )
-        .remote(str(Path(root).expanduser().absolute()), (limits or DocumentLimits()).model_dump())
+        .remote(**_arguments(root, limits))
     )
+
+
+def documents_link(app: str, *, root: str | Path, limits: Limits | DocumentLimits | None = None) -> ActorLink:
+    """Return the way to the documents, for a process that begins: an actor that runs already takes its `limits`.
+
+    Raises `ConfigError`: the actor has another folder.
+    """
+    connect = partial(documents_actor, app, root=root, limits=limits)
+    _settle(connect, _arguments(root, limits))
+    return ActorLink(connect)
+
+
+def _settle(connect: Callable[[], Any], wanted: dict[str, Any]) -> None:
+    import ray
+
+    handle = connect()
+    told = arguments_of(handle)
+    if not told or told == wanted:  # whoever calls one that does not answer now waits for it, or makes another
+        return
+    if told["root"] != wanted["root"]:
+        raise ConfigError(
+            f"documents_dir: got {wanted['root']}, the documents of this application are in {told['root']}; end it "
+            "first with `python -m serve stop`, or keep that folder"
+        )
+    ray.get(handle.change_limits.remote(wanted["limits"]))
+
+
+def _arguments(root: str | Path, limits: Limits | DocumentLimits | None) -> dict[str, Any]:
+    given = document_limits(limits) if isinstance(limits, Limits) else limits or DocumentLimits()
+    return {"root": str(Path(root).expanduser().absolute()), "limits": given.model_dump()}

@@ -16,7 +16,11 @@ from serve.streaming import frame
 _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 1.0
 KEEP_ALIVE_S = 10.0
 """After so long without news a comment is sent, so that nothing in between takes the connection for dead."""
-_LAST = ("ready", "failed")
+LIFETIME_S = 1800.0
+"""A stream ends after so long; whoever still wants to know asks again."""
+FOLLOWED = 64
+"""Streams of one owner at once, on each gateway."""
+_RESTING = ("stored", "ready", "failed")
 
 
 async def follow(
@@ -27,11 +31,13 @@ async def follow(
     gone: asyncio.Event,
     *,
     keep_alive_s: float = KEEP_ALIVE_S,
+    lifetime_s: float = LIFETIME_S,
 ) -> AsyncIterator[bytes]:
-    """Yield `first`, then every change, until the document is ready, has failed or was deleted, or `gone` is set."""
+    """Yield `first`, then every change, until no encoding is under way, `gone` is set or `lifetime_s` are over."""
     last, sent_s, pause_s = first, time.monotonic(), _SHORTEST_PAUSE_S
+    end_s = sent_s + lifetime_s
     yield _event(first)
-    while last.state not in _LAST and not await _is_set(gone, pause_s):
+    while last.state not in _RESTING and time.monotonic() < end_s and not await _is_set(gone, pause_s):
         try:
             now = await documents.call("read_progress", id, owner)
         except (ApiError, HsokvError) as error:

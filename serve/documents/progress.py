@@ -69,6 +69,14 @@ class ProgressBoard:
             if id in self._entries:
                 self._entries[id].progress = Progress()
 
+    def note_digest(self, id: str, digest: str) -> None:
+        """An encoded text with this digest contains document `id`."""
+        with self._lock:
+            if id not in self._entries:
+                now_s = self._clock()
+                self._entries[id] = _Entry(Progress(), now_s, now_s, 0)
+            self._entries[id].digests.add(digest)
+
     def forget(self, id: str) -> list[str]:
         """The document is gone; return the digests of what was encoded of it."""
         with self._lock:

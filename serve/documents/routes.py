@@ -1,18 +1,21 @@
 """Routes of documents: upload, list, read, append, encode, follow, delete."""
 
 import asyncio
+from contextlib import ExitStack, suppress
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
+from hsokv_ray.errors import StoreError
 from serve.documents import upload_routes
 from serve.documents.client import DocumentsClient
 from serve.documents.encoding import start_encoding
-from serve.documents.events import follow
+from serve.documents.events import FOLLOWED, follow
 from serve.documents.passages import MAX_CHARACTERS
 from serve.documents.receiving import MAX_NAME_CHARACTERS, check_length, receive_document
 from serve.documents.wire import DeletedBody, DocumentBody, DocumentListBody, TextBody
 from serve.keys import current_owner
+from serve.limits import OwnerLimit
 from serve.openapi import errors
 from serve.services import services_of
 from serve.streaming import EventStream
@@ -44,6 +47,7 @@ BODY = {
 }
 _OVERHEAD_BYTES = 2**16
 """Of a form around its file."""
+_DROP_S = 5.0
 
 
 @router.post(
@@ -106,10 +110,11 @@ async def get_text(
 
 @router.delete("/{id}", responses=errors(400, 404, 503))
 async def delete_document(request: Request, owner: Owner, id: str) -> DeletedBody:
-    """Delete a document for good, and what was encoded of it."""
-    services = services_of(request)
+    """Delete a document for good, and what is known to have been encoded of it."""
+    segments = DocumentsClient(services_of(request).segments, patience_s=_DROP_S)
     for digest in await documents_of(request).call("delete", id, owner):
-        services.segments.drop.remote(digest)
+        with suppress(StoreError):  # a registry that has ended keeps nothing
+            await segments.call("drop", digest)
     return DeletedBody(id=id)
 
 
@@ -144,7 +149,7 @@ async def encode_document(request: Request, owner: Owner, id: str) -> DocumentBo
 @router.get(
     "/{id}/events",
     response_class=Response,
-    responses=errors(400, 404, 503)
+    responses=errors(400, 404, 429, 503)
     | {
         200: {
             "description": "Server-sent events, a ProgressBody each: the present state, then every change.",
@@ -153,11 +158,25 @@ async def encode_document(request: Request, owner: Owner, id: str) -> DocumentBo
     },
 )
 async def follow_document(request: Request, owner: Owner, id: str) -> Response:
-    """Follow the encoding of a document as server-sent events, until it is ready or has failed."""
+    """Follow the encoding of a document as server-sent events, while it is queued or encoding; half an hour at most."""
     documents = documents_of(request)
     first = await documents.call("read_progress", id, owner)
-    gone = asyncio.Event()
-    return EventStream(follow(documents, id, owner, first, gone), gone.set)
+    gone, held = asyncio.Event(), ExitStack()
+    held.enter_context(_followed(request).hold(owner))
+
+    def close() -> None:
+        gone.set()
+        held.close()
+
+    return EventStream(follow(documents, id, owner, first, gone), close)
+
+
+def _followed(request: Request) -> OwnerLimit:
+    """Return who follows how many documents at this gateway."""
+    state = request.app.state
+    if not hasattr(state, "followed"):
+        state.followed = OwnerLimit(FOLLOWED)
+    return state.followed
 
 
 def documents_of(request: Request) -> DocumentsClient:

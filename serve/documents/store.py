@@ -16,7 +16,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -263,6 +263,27 @@ class Documents:
         with self._lock:
             self._get(id, owner)
             self._progress.note(id, state, done, total, message, digest)
+
+    def note_encoded(self, encoded: Sequence[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+        """Keep what was encoded of documents, as (id, owner, digest), so that `delete` can tell; of any owners.
+
+        Returns those whose document is gone: nobody will have them dropped.
+        """
+        gone = []
+        with self._lock:
+            for id, owner, digest in encoded:
+                document = self._shelf.get(id)
+                if document is None or document.owner != owner:
+                    gone.append((id, owner, digest))
+                else:
+                    self._progress.note_digest(id, digest)
+        return gone
+
+    def set_limits(self, limits: DocumentLimits) -> None:
+        """Hold what comes from now on to other limits."""
+        with self._lock:
+            self.limits = limits
+            self._uploads.set_limits(limits)
 
     def wait_on(self, id: str, owner: str) -> None:
         """Say that the encoding is still waited for. Raises `ApiError` 404: stop then."""

@@ -31,6 +31,10 @@ class Uploads:
     def __len__(self) -> int:
         return len(self._uploads)
 
+    def set_limits(self, limits: DocumentLimits) -> None:
+        """Hold uploads from now on to other limits."""
+        self._limits = limits
+
     def create(self, plan: Plan, *, now_s: float) -> UploadState:
         """Begin an upload; it is on disk when it returns."""
         upload = Upload.create(self._folder / plan.id, plan, line_bytes=self._limits.line_bytes, touched_s=now_s)

@@ -14,16 +14,13 @@ def new_id() -> str:
 
 
 def check(services: Services, body: GenerationRequest) -> None:
-    """Raise `ApiError`: another model, or more answers or documents than are allowed."""
+    """Raise `ApiError`: another model, or more answers than are allowed."""
     if body.model != services.model_name:
         message = f"no model {body.model[:100]!r} is served here; there is: {services.model_name}"
         raise ApiError(404, message, param="model", code="model_not_found")
     most = services.args.engine.max_choices
     if (body.n or 1) > most:
         raise ApiError(400, f"n: got {body.n}; at most {most} answers are given to a request", param="n")
-    most = services.args.limits.num_documents
-    if len(body.documents or ()) > most:
-        raise ApiError(400, f"documents: got {len(body.documents or ())}; at most {most}", param="documents")
 
 
 def sampling(body: GenerationRequest, *, max_tokens: int | None, logprobs: int | None) -> Sampling:

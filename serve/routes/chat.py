@@ -7,12 +7,11 @@ from fastapi import APIRouter, Depends, Request, Response
 from serve.answering import Answering
 from serve.bodies import body_schema, json_body
 from serve.calls import ChatMessage, GenerateCall
-from serve.errors import ApiError
 from serve.keys import current_owner
 from serve.openapi import STREAMED
 from serve.replies import reply
 from serve.routes.asking import check, new_id, sampling
-from serve.services import Services, services_of
+from serve.services import services_of
 from serve.shapes import ChatShape, Choices
 from serve.wire.chat import ChatRequest, ChatResponse
 
@@ -30,16 +29,13 @@ async def create_chat_completion(
     """Continue a chat; with `stream`, piece by piece as server-sent events that end with `data: [DONE]`."""
     services = services_of(request)
     check(services, body)
-    call = _call(services, body, owner)
+    call = _call(body, owner)
     answering = Answering(services, owner, [call])
     shape, choices = ChatShape(call.request_id, services.model_name), Choices(1, body.n or 1)
     return await reply(answering, shape, choices, stream=bool(body.stream), sends_usage=body.sends_usage)
 
 
-def _call(services: Services, body: ChatRequest, owner: str) -> GenerateCall:
-    most = services.args.limits.num_messages
-    if len(body.messages) > most:
-        raise ApiError(400, f"messages: got {len(body.messages)}; at most {most}", param="messages")
+def _call(body: ChatRequest, owner: str) -> GenerateCall:
     options = body.long_context
     max_tokens = body.max_completion_tokens or body.max_tokens
     return GenerateCall(
@@ -51,4 +47,5 @@ def _call(services: Services, body: ChatRequest, owner: str) -> GenerateCall:
         unlimited=options.enabled if options else None,
         settings=options.settings if options else {},
         passages=bool(options and options.passages),
+        is_streamed=bool(body.stream),
     )

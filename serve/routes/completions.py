@@ -7,12 +7,11 @@ from fastapi import APIRouter, Depends, Request, Response
 from serve.answering import Answering
 from serve.bodies import body_schema, json_body
 from serve.calls import GenerateCall
-from serve.errors import ApiError
 from serve.keys import current_owner
 from serve.openapi import STREAMED
 from serve.replies import reply
 from serve.routes.asking import check, new_id, sampling
-from serve.services import Services, services_of
+from serve.services import services_of
 from serve.shapes import Choices, CompletionShape
 from serve.wire.completions import CompletionRequest, CompletionResponse
 
@@ -37,16 +36,13 @@ async def create_completion(
     services = services_of(request)
     check(services, body)
     request_id = new_id()
-    calls = _calls(services, body, owner, request_id)
+    calls = _calls(body, owner, request_id)
     answering = Answering(services, owner, calls)
     shape, choices = CompletionShape(request_id, services.model_name), Choices(len(calls), body.n or 1)
     return await reply(answering, shape, choices, stream=bool(body.stream), sends_usage=body.sends_usage)
 
 
-def _calls(services: Services, body: CompletionRequest, owner: str, request_id: str) -> list[GenerateCall]:
-    most, prompts = services.args.limits.num_prompts, body.prompts
-    if len(prompts) > most:
-        raise ApiError(400, f"prompt: got {len(prompts)} prompts; at most {most} in a request", param="prompt")
+def _calls(body: CompletionRequest, owner: str, request_id: str) -> list[GenerateCall]:
     options = body.long_context
     chosen = sampling(body, max_tokens=body.max_tokens or _DEFAULT_MAX_TOKENS, logprobs=body.logprobs)
     return [
@@ -59,6 +55,7 @@ def _calls(services: Services, body: CompletionRequest, owner: str, request_id: 
             unlimited=options.enabled if options else None,
             settings=options.settings if options else {},
             passages=bool(options and options.passages),
+            is_streamed=bool(body.stream),
         )
-        for number, prompt in enumerate(prompts)
+        for number, prompt in enumerate(body.prompts)
     ]

@@ -9,11 +9,12 @@ from ray.exceptions import RayError
 from starlette.responses import JSONResponse
 
 from serve.answering import refusal_of
-from serve.board import Report
+from serve.board import EVERY_S, Report
 from serve.calls import ModelFacts
 from serve.errors import ApiError
 from serve.metrics import render
 from serve.openapi import errors
+from serve.segments import segments_bytes
 from serve.services import Services, current_services
 from serve.wire.models import HealthBody, ModelBody, ModelList, StatusBody
 
@@ -21,6 +22,9 @@ router = APIRouter(tags=["server"])
 
 _HEALTH_TIMEOUT_S = 5.0
 _BOARD_TIMEOUT_S = 5.0
+_BOARD_HEALTH_S = 1.0
+_LATELY_S = 4 * EVERY_S
+"""A report that is older says nothing of now."""
 
 
 async def facts_of(services: Services) -> ModelFacts:
@@ -56,8 +60,18 @@ async def get_model(
 @router.get("/health", responses=errors(503))
 async def health(services: Annotated[Services, Depends(current_services)]) -> HealthBody:
     """Return 200 where a replica of the model can answer; needs no key."""
-    await facts_of(services)
+    if not await _is_reported_ready(services):
+        await facts_of(services)
     return HealthBody(model=services.model_name)
+
+
+async def _is_reported_ready(services: Services) -> bool:
+    """Return whether a replica said lately that it can answer: asked itself, it answers behind its generations."""
+    try:
+        async with asyncio.timeout(_BOARD_HEALTH_S):
+            return await services.board.is_ready.remote(_LATELY_S)
+    except (TimeoutError, RayError):
+        return False
 
 
 @router.get("/metrics", response_class=Response, responses=errors(503) | {200: {"content": {"text/plain": {}}}})
@@ -83,7 +97,7 @@ async def status(services: Annotated[Services, Depends(current_services)]) -> St
         tokens_total=int(total("tokens_total")),
         tokens_per_s=total("tokens_per_s"),
         segment_bytes=int(total("segment_bytes")),
-        segment_limit_bytes=services.args.segments_bytes,
+        segment_limit_bytes=segments_bytes(services.args),
         rss_bytes=sum(report.rss_bytes for report in reports),
         time_s=time.monotonic(),
     )

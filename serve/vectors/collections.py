@@ -3,6 +3,9 @@
 import hashlib
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from serve.errors import ApiError
@@ -13,7 +16,7 @@ if TYPE_CHECKING:
 PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 MAX_PER_OWNER = 100
 _OPEN = 64
-"""Clients that are kept; one more ends the one that was not used for longest."""
+"""Clients that are kept open where nobody uses them."""
 _PATIENCE_S = 10.0
 _DIGEST_CHARACTERS = 26
 
@@ -27,6 +30,14 @@ def stored_name(owner: str, collection: str) -> str:
     return f"{_prefix(owner)}{collection}"
 
 
+@dataclass
+class _Open:
+    """A client, and how many use it now."""
+
+    client: "MemoryClient"
+    users: int = 0
+
+
 class Collections:
     """The collections of the memory `name`, as clients of it. Safe to use from several threads.
 
@@ -36,34 +47,58 @@ class Collections:
     def __init__(self, name: str) -> None:
         self._name = name
         self._lock = threading.Lock()
-        self._clients: OrderedDict[str, MemoryClient] = OrderedDict()
+        self._opened: OrderedDict[str, _Open] = OrderedDict()
 
-    def open(self, owner: str, collection: str) -> "MemoryClient":
-        """Return a client of the collection, which may not be there yet. Raises `StoreError`: no memory answers."""
-        name = stored_name(owner, collection)
+    @contextmanager
+    def using(self, owner: str, collection: str) -> "Iterator[MemoryClient]":
+        """Lend a client of the collection, which may not be there yet. Raises `StoreError`: no memory answers."""
+        opened = self._take(stored_name(owner, collection))
+        try:
+            yield opened.client
+        finally:
+            with self._lock:
+                opened.users -= 1
+            self._close_old()
+
+    @contextmanager
+    def writing(self, owner: str, collection: str) -> "Iterator[MemoryClient]":
+        """As `using`. Raises `ApiError` 507 where it would be one collection too many."""
+        with self.using(owner, collection) as client:
+            if client.dim is None:
+                names = [name for name in client.collections() if name.startswith(_prefix(owner))]
+                if len(names) >= MAX_PER_OWNER and stored_name(owner, collection) not in names:
+                    raise ApiError(
+                        507,
+                        f"you have {len(names)} collections; {MAX_PER_OWNER} are allowed: use one of them",
+                        code="quota",
+                    )
+            yield client
+
+    def _take(self, name: str) -> _Open:
         with self._lock:
-            if name in self._clients:
-                self._clients.move_to_end(name)
-                return self._clients[name]
+            if name in self._opened:
+                return self._lend(name)
         client = self._connect(name)
         with self._lock:
-            self._clients[name] = client
-            if len(self._clients) > _OPEN:
-                self._clients.popitem(last=False)  # not closed: a request may still use it
-        return client
+            if name not in self._opened:
+                self._opened[name] = _Open(client)
+                return self._lend(name)
+            opened = self._lend(name)
+        client.close()  # another thread was first
+        return opened
 
-    def writable(self, owner: str, collection: str) -> "MemoryClient":
-        """As `open`. Raises `ApiError` 507 where it would be one collection too many."""
-        client = self.open(owner, collection)
-        if client.dim is None:
-            names = [name for name in client.collections() if name.startswith(_prefix(owner))]
-            if len(names) >= MAX_PER_OWNER and stored_name(owner, collection) not in names:
-                raise ApiError(
-                    507,
-                    f"you have {len(names)} collections; {MAX_PER_OWNER} are allowed: use one of them",
-                    code="quota",
-                )
-        return client
+    def _lend(self, name: str) -> _Open:
+        self._opened.move_to_end(name)
+        self._opened[name].users += 1
+        return self._opened[name]
+
+    def _close_old(self) -> None:
+        """Close the clients past `_OPEN` that were not used for longest and that nobody uses."""
+        with self._lock:
+            idle = [name for name, opened in self._opened.items() if not opened.users]
+            old = [self._opened.pop(name) for name in idle[: max(0, len(self._opened) - _OPEN)]]
+        for opened in old:
+            opened.client.close()
 
     def _connect(self, name: str) -> "MemoryClient":
         from hsokv_ray.memory.shared import connect

@@ -28,6 +28,8 @@ openapi.BODIES.extend((UpsertRequest, QueryRequest, DeleteRequest))
 
 Owner = Annotated[str, Depends(current_owner)]
 Name = Annotated[str, Path(pattern=PATTERN, description="Letters, digits, _ . -; a letter or digit first.")]
+MAX_HITS = 10_000
+"""Of one query, all its vectors together."""
 _ERRORS = errors(400, 404, 408, 413, 415, 429, 503)
 
 
@@ -42,9 +44,11 @@ async def upsert(
     _check_number(request, "ids", len(body.ids))
     _check_number(request, "vectors", len(body.vectors))
 
+    collections = _collections(request)
+
     def work() -> int:
-        memory = _collections(request).writable(owner, collection)
-        return memory.upsert(body.ids, body.vectors, body.metadata)
+        with collections.writing(owner, collection) as memory:
+            return memory.upsert(body.ids, body.vectors, body.metadata)
 
     return UpsertResponse(upserted=await run_in_threadpool(work))
 
@@ -59,15 +63,13 @@ async def query(
     """Return the records nearest to each vector; a collection that nothing was written to has none."""
     _check_number(request, "vectors", len(body.vectors))
 
+    _check_hits(len(body.vectors), body.top_k)
+    collections = _collections(request)
+
     def work() -> list[list[HitBody]]:
-        found = _collections(request).open(owner, collection).query(body.vectors, body.top_k, body.filter)
-        return [
-            [
-                HitBody(id=hit.id, score=hit.score, metadata=hit.metadata if body.include_metadata else None)
-                for hit in row
-            ]
-            for row in found
-        ]
+        with collections.using(owner, collection) as memory:
+            found = memory.query(body.vectors, body.top_k, body.filter)
+        return [[_body(hit, with_metadata=body.include_metadata) for hit in row] for row in found]
 
     return QueryResponse(data=await run_in_threadpool(work))
 
@@ -82,18 +84,24 @@ async def delete(
     """Delete records by id, or all that pass a filter."""
     _check_number(request, "ids", len(body.ids or ()))
 
+    collections = _collections(request)
+
     def work() -> int:
-        return _collections(request).open(owner, collection).delete(body.ids, filter=body.filter)
+        with collections.using(owner, collection) as memory:
+            return memory.delete(body.ids, filter=body.filter)
 
     return DeleteResponse(deleted=await run_in_threadpool(work))
 
 
-def _hit(hit: Hit, *, with_metadata: bool) -> HitBody:
+def _body(hit: Hit, *, with_metadata: bool) -> HitBody:
     return HitBody(id=hit.id, score=hit.score, metadata=hit.metadata if with_metadata else None)
 
 
 def _collections(request: Request) -> Collections:
-    """Return the collections of this process. Raises `ApiError` 404 where the server has no memory."""
+    """Return the collections of this process; in the event loop, for two threads might make two.
+
+    Raises `ApiError` 404 where the server has no memory.
+    """
     services = services_of(request)
     if services.args.memory is None:
         raise ApiError(404, "this server has no memory; start it with memory=NAME", code="no_memory")
@@ -101,6 +109,12 @@ def _collections(request: Request) -> Collections:
     if not hasattr(state, "collections"):
         state.collections = Collections(services.args.memory)
     return state.collections
+
+
+def _check_hits(num_vectors: int, top_k: int) -> None:
+    if num_vectors * top_k > MAX_HITS:
+        message = f"top_k: got {top_k} for {num_vectors} vectors; at most {MAX_HITS:,} hits are sent at once: ask twice"
+        raise ApiError(400, message, param="top_k")
 
 
 def _check_number(request: Request, param: str, number: int) -> None:

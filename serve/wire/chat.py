@@ -22,7 +22,7 @@ class Message(Wire):
 
     role: Literal["system", "developer", "user", "assistant"]
     """Who speaks."""
-    content: str | list[TextPart]
+    content: str | Annotated[list[TextPart], pydantic.Field(max_length=1024)]
     """What is said."""
     name: str | None = None
     """Accepted and without effect."""
@@ -46,7 +46,7 @@ class Message(Wire):
 class ChatRequest(GenerationRequest):
     """A chat to be continued."""
 
-    unsupported: ClassVar[dict[str, tuple[Any, ...]]] = {**GenerationRequest.unsupported}
+    counted: ClassVar[dict[str, str]] = {**GenerationRequest.counted, "messages": "num_messages"}
 
     messages: list[Message] = pydantic.Field(min_length=1)
     """The chat so far."""

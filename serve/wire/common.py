@@ -10,6 +10,9 @@ FinishReason = Literal["stop", "length"]
 
 _DOCUMENT_ID = r"^[A-Za-z0-9_-]{1,128}$"
 
+_MOST_ENTRIES = {"logit_bias": 300, "metadata": 16}
+"""OpenAI's."""
+
 Stop = Annotated[str, pydantic.Field(max_length=1024)]
 
 
@@ -67,6 +70,8 @@ class GenerationRequest(Wire):
         "suffix": ("",),
     }
 
+    counted: ClassVar[dict[str, str]] = {"documents": "num_documents"}
+
     model: str = pydantic.Field(max_length=1024)
     """Name of the model, as GET /v1/models lists it."""
 
@@ -98,7 +103,7 @@ class GenerationRequest(Wire):
     """Seed of the draws. Null: a new one each time."""
 
     stop: Stop | list[Stop] | None = None
-    """Texts at which generation ends; they are not part of the answer. At most 16."""
+    """Texts at which generation ends; they are not part of the answer. At most 16, of 1024 characters each."""
 
     frequency_penalty: Annotated[float, pydantic.Field(ge=-2, le=2)] | None = None
     """Taken from a token's logit for each time it was generated."""
@@ -110,7 +115,7 @@ class GenerationRequest(Wire):
     """Divides the logits of tokens that prompt or answer hold. Null: 1."""
 
     logit_bias: dict[str, Annotated[float, pydantic.Field(ge=-100, le=100)]] | None = None
-    """Token id -> what is added to its logit."""
+    """Token id -> what is added to its logit. At most 300."""
 
     ignore_eos: bool | None = None
     """Go on past the end-of-text token, up to `max_tokens`."""
@@ -142,6 +147,14 @@ class GenerationRequest(Wire):
         texts = [value] if isinstance(value, str) else value
         if isinstance(texts, list) and (len(texts) > 16 or "" in texts):
             raise ValueError("give at most 16 texts, none of them empty")
+        return value
+
+    @pydantic.field_validator("logit_bias", "metadata", mode="before")
+    @classmethod
+    def _check_size(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
+        most = _MOST_ENTRIES[str(info.field_name)]
+        if isinstance(value, dict) and len(value) > most:
+            raise ValueError(f"give at most {most} entries")
         return value
 
     @property

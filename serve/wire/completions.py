@@ -1,9 +1,11 @@
 """POST /v1/completions."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 
+from serve.args import Limits
+from serve.errors import ApiError
 from serve.wire.base import Wire
 from serve.wire.common import Extension, FinishReason, GenerationRequest, UsageBody
 
@@ -20,6 +22,13 @@ class CompletionRequest(GenerationRequest):
 
     logprobs: Annotated[int, pydantic.Field(ge=0, le=20)] | None = None
     """Say how likely each token was, and this many of the likeliest ones."""
+
+    @classmethod
+    def refuse_too_many(cls, values: dict[str, Any], limits: Limits) -> None:
+        super().refuse_too_many(values, limits)
+        given, most = values.get("prompt"), limits.num_prompts
+        if isinstance(given, list) and len(given) > most and not isinstance(given[0], int):
+            raise ApiError(400, f"prompt: got {len(given)} prompts; at most {most} in a request", param="prompt")
 
     @property
     def prompts(self) -> list[Prompt]:

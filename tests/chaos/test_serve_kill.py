@@ -5,45 +5,13 @@ import os
 import signal
 import threading
 import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from chat_model import save_chat_model
-from served_app import MODEL, free_port, wait_until
+from served_app import CHAOS_APP, MODEL, wait_until
 
 pytestmark = pytest.mark.chaos
-
-APP = "chaos"
-
-
-@pytest.fixture(scope="module")
-def url(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The application with two replicas of the tiny model."""
-    from ray import serve as ray_serve
-
-    from serve.actors import end_actors
-    from serve.app import build
-    from serve.args import ServeArgs
-
-    folder: Path = tmp_path_factory.mktemp("chaos")
-    args = ServeArgs(
-        model=str(save_chat_model(folder / "model")),
-        name=MODEL,
-        threads=1,
-        num_replicas=2,
-        replica_cpus=0.1,
-        gateway_cpus=0.1,
-        documents_dir=str(folder / "documents"),
-    )
-    port = free_port()
-    ray_serve.start(http_options={"host": "127.0.0.1", "port": port})
-    ray_serve.run(build(args), name=APP, route_prefix="/")
-    yield f"http://127.0.0.1:{port}"
-    ray_serve.shutdown()
-    end_actors(APP)
 
 
 def call(url: str, path: str, body: bytes | None = None, kind: str = "application/json") -> Any:
@@ -79,7 +47,9 @@ class Stream(threading.Thread):
 
 
 def replicas() -> list[psutil.Process]:
-    found = [process for process in psutil.process_iter() if _title(process) == f"ray::ServeReplica:{APP}:Generator"]
+    found = [
+        process for process in psutil.process_iter() if _title(process) == f"ray::ServeReplica:{CHAOS_APP}:Generator"
+    ]
     own = psutil.Process()
     return [process for process in found if own.pid in {parent.pid for parent in process.parents()}]
 

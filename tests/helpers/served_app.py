@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 APP = "tests"
+CHAOS_APP = "chaos"
 KEYS = {"ann": "key-of-ann-0123456789", "ben": "key-of-ben-0123456789"}
 MODEL = "tiny"
 

@@ -279,33 +279,57 @@ def test_a_document_that_was_only_stored_is_encoded_when_that_is_asked_for(ask: 
     assert list(events(served, document["id"]))[-1]["state"] == "ready"
 
 
-def test_events_say_so_and_end_when_the_document_is_deleted(ask: Ask, served: Served) -> None:
-    document = upload(ask, "to be deleted")
-    following = events(served, document["id"])
-    assert next(following)["state"] == "stored"
-    ask("DELETE", f"/v1/documents/{document['id']}")
+def queued(ask: Ask, actor: Any, text: str) -> str:
+    """Return the id of a document that is said to wait for its encoding."""
+    id = upload(ask, text)["id"]
+    ray.get(actor.progress.remote(id, "ann", "queued"))
+    return id
+
+
+def test_events_say_so_and_end_when_the_document_is_deleted(ask: Ask, served: Served, actor: Any) -> None:
+    id = queued(ask, actor, "to be deleted")
+    following = events(served, id)
+    assert next(following)["state"] == "queued"
+    ask("DELETE", f"/v1/documents/{id}")
     assert next(following)["error"]["code"] == "document_not_found"
     assert list(following) == []
 
 
-def test_events_keep_the_connection_alive_when_nothing_changes(ask: Ask, actor: Any) -> None:
+def test_events_of_a_document_that_nobody_encodes_end_at_once(ask: Ask, served: Served) -> None:
+    document = upload(ask, "only stored")
+    assert [each["state"] for each in events(served, document["id"])] == ["stored"]
+
+
+def test_events_keep_the_connection_alive_and_end_after_their_lifetime(ask: Ask, actor: Any) -> None:
     from serve.documents.client import DocumentsClient
     from serve.documents.events import follow
 
-    document = upload(ask, "unchanging")
+    id = queued(ask, actor, "unchanging")
 
-    async def first_two() -> list[bytes]:
+    async def everything() -> list[bytes]:
         client, gone = DocumentsClient(actor), asyncio.Event()
-        first = await client.call("read_progress", document["id"], "ann")
-        frames = follow(client, document["id"], "ann", first, gone, keep_alive_s=0.2)
-        found = [await anext(frames), await anext(frames)]
-        gone.set()
-        assert [frame async for frame in frames] == []
-        return found
+        first = await client.call("read_progress", id, "ann")
+        return [each async for each in follow(client, id, "ann", first, gone, keep_alive_s=0.2, lifetime_s=2)]
 
-    state, comment = asyncio.run(first_two())
-    assert b'"stored"' in state
-    assert comment == b": keep-alive\n\n"
+    state, *comments = asyncio.run(asyncio.wait_for(everything(), 30))
+    assert b'"queued"' in state
+    assert set(comments) == {b": keep-alive\n\n"}
+
+
+def test_an_owner_follows_so_many_documents_at_once_and_places_come_back(ask: Ask, served: Served, actor: Any) -> None:
+    from serve.documents.events import FOLLOWED
+
+    id = queued(ask, actor, "followed by many")
+    path = f"/v1/documents/{id}/events"
+    with contextlib.ExitStack() as opened:
+        for _ in range(FOLLOWED):
+            one = opened.enter_context(contextlib.closing(connection(served)))
+            one.request("GET", path, headers=served.headers)
+            assert one.getresponse().status == 200
+        assert ask("GET", path)[0] == 429
+        ray.get(actor.wait_on.remote(id, "ann"))
+    ray.get(actor.progress.remote(id, "ann", "ready"))
+    wait_until(lambda: ask("GET", path)[0] == 200, what="a place")
 
 
 def test_lists_go_on_behind_the_last_document(ask: Ask) -> None:

@@ -128,7 +128,7 @@ class DocumentsMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.going)
     @rule(data=st.data(), back=st.integers(0, 3), size=st.integers(0, 9))
     def go_on(self, data: st.DataObject, back: int, size: int) -> None:
-        id = data.draw(st.sampled_from(sorted(self.going)))
+        id = data.draw(st.sampled_from(list(self.going)))
         upload = self.going[id]
         begin = max(0, upload.offset - back)
         part = upload.source[begin : begin + size]
@@ -142,7 +142,7 @@ class DocumentsMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.going)
     @rule(data=st.data())
     def finish(self, data: st.DataObject) -> None:
-        id = data.draw(st.sampled_from(sorted(self.going)))
+        id = data.draw(st.sampled_from(list(self.going)))
         upload = self.going[id]
         if upload.offset < len(upload.source):
             with pytest.raises(ApiError, match="send the rest"):
@@ -157,13 +157,13 @@ class DocumentsMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.going)
     @rule(data=st.data())
     def discard(self, data: st.DataObject) -> None:
-        id = data.draw(st.sampled_from(sorted(self.going)))
+        id = data.draw(st.sampled_from(list(self.going)))
         self.documents.discard(self.going.pop(id).owner, id)
 
     @precondition(lambda self: self.known)
     @rule(data=st.data(), text=CONTENTS, kind=st.sampled_from(["text", "pages"]), knows=st.booleans())
     def append(self, data: st.DataObject, text: str, kind: str, knows: bool) -> None:
-        id = data.draw(st.sampled_from(sorted(self.known)))
+        id = data.draw(st.sampled_from(list(self.known)))
         old = self.known[id]
         source, more, pages = (text.encode(), text, []) if kind == "text" else as_pages(text)
         more = more if kind == "text" else "\n\n" + more
@@ -183,7 +183,7 @@ class DocumentsMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.known)
     @rule(data=st.data())
     def delete(self, data: st.DataObject) -> None:
-        id = data.draw(st.sampled_from(sorted(self.known)))
+        id = data.draw(st.sampled_from(list(self.known)))
         owner = self.known.pop(id).owner
         self.documents.delete(id, owner)
         self.deleted.add((id, owner))
@@ -191,7 +191,7 @@ class DocumentsMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.known)
     @rule(data=st.data())
     def read(self, data: st.DataObject) -> None:
-        id = data.draw(st.sampled_from(sorted(self.known)))
+        id = data.draw(st.sampled_from(list(self.known)))
         known = self.known[id]
         begin = data.draw(st.integers(0, len(known.text)))
         end = data.draw(st.integers(begin, len(known.text)))

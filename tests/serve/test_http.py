@@ -235,6 +235,44 @@ def test_without_keys_this_machine_is_answered_under_its_own_name_only(app: Serv
     assert to.getresponse().status == 403
 
 
+def test_without_keys_a_page_of_another_site_cannot_upload(app: Served) -> None:
+    sent = {
+        "Content-Type": "text/plain;charset=UTF-8",
+        "Origin": "https://evil.example",
+        "Sec-Fetch-Site": "cross-site",
+    }
+    to = connection(app)
+    to.request("POST", urlsplit(app.url).path + "/v1/documents", b"planted", sent)
+    assert to.getresponse().status == 403
+    to = connection(app)
+    to.request("GET", urlsplit(app.url).path + "/v1/documents")
+    assert json.loads(to.getresponse().read())["data"] == []
+
+
+def test_a_host_header_opens_no_door(served: Served) -> None:
+    for host in ("x/health?", "x/health#", f"{urlsplit(served.url).netloc}/health?"):
+        to = connection(served)
+        to.request("GET", "/v1/models", headers={"Host": host})
+        assert to.getresponse().status in (400, 401)
+
+
+def test_encoded_text_may_take_half_of_the_object_store_by_default(ask: Ask) -> None:
+    import ray
+
+    assert status(ask)["segment_limit_bytes"] == int(ray.cluster_resources()["object_store_memory"]) // 2
+
+
+def test_health_is_answered_while_the_queue_is_full(ask: Ask, served: Served) -> None:
+    opened = [post(served, {**PROMPT, "max_tokens": 2000, "stream": True}) for _ in range(12)]
+    wait_until(lambda: (now := status(ask))["running"] == 8 and now["queued"] == 4, what="twelve requests")
+    since_s = time.monotonic()
+    assert ask("GET", "/health")[0] == 200
+    assert time.monotonic() - since_s < 3
+    for each in opened:
+        each.close()
+    wait_until(lambda: status(ask)["running"] == 0, what="an idle server")
+
+
 def test_the_description_names_every_route_and_validates_our_own_answers(ask: Ask, served: Served) -> None:
     described = ask("GET", "/openapi.json")[2]
     assert set(PATHS) <= set(described["paths"])

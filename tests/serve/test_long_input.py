@@ -98,3 +98,38 @@ def test_another_owner_s_document_is_not_found(ask: Ask, served: Served) -> None
     unknown = ask("POST", "/v1/completions", body | {"documents": ["no-such"]})[2]
     assert status == 404
     assert answer["error"]["message"].replace(document, "no-such") == unknown["error"]["message"]
+
+
+def test_what_a_question_read_of_a_document_is_gone_with_it(complete: Any, ask: Ask, served: Served) -> None:
+    import ray
+
+    from serve.actors import actor_name
+
+    registry = ray.get_actor(actor_name(served.app, "segments"), namespace="hsokv")
+
+    def num_segments() -> int:
+        return ray.get(registry.stats.remote())["num_segments"]
+
+    status, _, document = ask(
+        "POST",
+        "/v1/documents?encode=false",
+        raw=b"only a question read this. " * 60,
+        headers={"Content-Type": "text/plain"},
+    )
+    assert status == 201
+    before = num_segments()
+    assert complete(prompt="x", documents=[document["id"]])[0] == 200
+    wait_until(lambda: num_segments() > before, what="publishing")
+    assert ask("DELETE", f"/v1/documents/{document['id']}")[0] == 200
+    assert num_segments() <= before
+
+
+def test_a_document_no_cache_can_keep_is_failed_and_names_the_setting(start_app: Callable[..., Served]) -> None:
+    import httpx
+
+    engine = {"max_running": 2, "max_queued": 2, "max_new_tokens": 100, "max_choices": 1, "prefix_cache_bytes": 2**20}
+    small = start_app("small-caches", "/small-caches", segments_bytes=2**20, engine=engine)
+    made = httpx.post(f"{small.url}/v1/documents", content=LONG * 12, headers={"Content-Type": "text/plain"}).json()
+    path = f"{small.url}/v1/documents/{made['id']}"
+    found = wait_until(lambda: (body := httpx.get(path).json())["state"] == "failed" and body, what="a refusal")
+    assert "raise segments_bytes or engine.prefix_cache_bytes" in found["error"]

@@ -105,6 +105,22 @@ def test_several_prompts_are_answered_in_order_each_n_times_and_usage_is_their_s
     assert streamed == expected
 
 
+@pytest.mark.parametrize("prompts", [["The"], ["The", "A quick"]])
+def test_in_a_stream_each_answer_has_its_text_and_one_finish_reason(
+    client: openai.OpenAI, served: Served, prompts: list[str]
+) -> None:
+    asked: dict[str, Any] = {"model": served.model, "prompt": prompts, "n": 2, "max_tokens": 8, "temperature": 0}
+    asked["extra_body"] = {"ignore_eos": True}
+    whole = client.completions.create(**asked)
+    texts, reasons = [""] * len(whole.choices), []
+    for chunk in client.completions.create(**asked, stream=True):
+        for choice in chunk.choices:
+            texts[choice.index] += choice.text
+            reasons += [choice.index] if choice.finish_reason else []
+    assert sorted(reasons) == list(range(2 * len(prompts)))
+    assert texts == [choice.text for choice in whole.choices]
+
+
 def test_a_seed_reproduces_sampled_answers_and_n_gives_different_ones(client: openai.OpenAI, served: Served) -> None:
     def drawn(seed: int | None) -> list[str | None]:
         answer = client.chat.completions.create(

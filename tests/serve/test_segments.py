@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -243,6 +244,39 @@ def test_pins_and_drops_say_where_there_is_no_registry(name: str):
             os.kill(pid, signal.SIGCONT)
     finally:
         prefixes.close()
+
+
+class Gated:
+    """The registry's handle; calls of `missing` wait for the gate."""
+
+    def __init__(self, handle: Any, gate: threading.Event) -> None:
+        self._handle, self._gate = handle, gate
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "missing":
+            assert self._gate.wait(CALL_S)
+        return getattr(self._handle, name)
+
+
+def test_a_late_release_leaves_what_was_claimed_since(name: str):
+    gate = threading.Event()
+    first = SharedPrefixes(lambda: Gated(connect_to(name)(), gate), local_bytes=MIB)
+    second = SharedPrefixes(connect_to(name), local_bytes=MIB)
+    try:
+        assert first.claim("d", 5)
+        first.add(encoded([1, 2]))  # publishing it waits, and the release behind it
+        first.release("d")
+        assert first.claim("d", 5)
+        gate.set()
+        first.flush()
+        assert not second.claim("d", 0.5)
+        first.release("d")
+        assert second.claim("d", 60)
+        second.release("d")
+    finally:
+        gate.set()
+        first.close()
+        second.close()
 
 
 class ModelProcess(SegmentProcess):

@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from served_app import KEYS, Served, wait_until
 
+from hsokv_ray.errors import StoreError
 from serve.vectors.collections import stored_name
 
 MEMORY = "serve-vectors"
@@ -249,13 +250,48 @@ def test_an_owner_has_so_many_collections_and_no_more(vectors: Served, monkeypat
     monkeypatch.setattr(collections, "MAX_PER_OWNER", 2)
     mine = collections.Collections(MEMORY)
     for name in ("one", "two"):
-        mine.writable("cid", name).upsert(["a"], [[1.0, 0.0]])
-    with pytest.raises(ApiError, match="you have 2 collections; 2 are allowed") as caught:
-        mine.writable("cid", "three")
+        with mine.writing("cid", name) as memory:
+            memory.upsert(["a"], [[1.0, 0.0]])
+    with (
+        pytest.raises(ApiError, match="you have 2 collections; 2 are allowed") as caught,
+        mine.writing("cid", "three"),
+    ):
+        pass
     assert caught.value.status == 507
-    mine.writable("cid", "two").upsert(["b"], [[1.0, 0.0]])
-    mine.writable("dan", "three").upsert(["a"], [[1.0, 0.0]])
-    assert mine.open("cid", "three").count() == 0
+    for owner, name in (("cid", "two"), ("dan", "three")):
+        with mine.writing(owner, name) as memory:
+            memory.upsert(["b"], [[1.0, 0.0]])
+    with mine.using("cid", "three") as memory:
+        assert memory.count() == 0
+
+
+def test_clients_of_names_that_were_asked_for_are_closed_once_nobody_uses_them(
+    vectors: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from serve.vectors import collections
+
+    monkeypatch.setattr(collections, "_OPEN", 2)
+    mine, lent = collections.Collections(MEMORY), []
+    with mine.using("eve", "held") as held:
+        for number in range(6):
+            with mine.using("eve", f"name-{number}") as memory:
+                lent.append(memory)
+                assert memory.query([[1.0, 0.0]]) == [[]]
+        assert held.query([[1.0, 0.0]]) == [[]], "it is in use"
+        with mine.using("eve", "held") as again:
+            assert again is held
+    for memory in lent[:5]:
+        with pytest.raises(StoreError, match="closed"):
+            memory.count()
+    assert lent[5].count() == held.count() == 0
+
+
+def test_hits_are_bounded_for_all_vectors_together(call: Call) -> None:
+    vectors = [[1.0, 0.0]] * 11
+    status, _, answer = call("/v1/memory/many/query", {"vectors": vectors, "top_k": 1000})
+    assert (status, answer["error"]["param"]) == (400, "top_k")
+    assert "10,000" in answer["error"]["message"]
+    assert call("/v1/memory/many/query", {"vectors": vectors[:10], "top_k": 1000})[0] == 200
 
 
 def test_a_memory_that_is_full_is_429_with_the_time_to_come_back() -> None:

@@ -18,6 +18,10 @@ from hsokv_ray.longcontext.config import Resolved
 _LARGEST_PENALTY = 2.0
 _LARGEST_BIAS = 100.0
 _MOST_STOPS = 16
+_MOST_BIASES = 300
+"""Each costs time in every step."""
+_SHOWN = 80
+"""Characters of a wrong value that are said again."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ def plan(served: ServedModel, config: EngineConfig, generation: Generation) -> P
     prompt_ids = checked_ids(served, generation.prompt_ids, "prompt")
     document_tokens = 0 if generation.after is None else len(generation.after)
     total = document_tokens + len(prompt_ids)
-    check_length(total, config, "prompt")
+    check_length(total, served, "prompt")
     unlimited = config.unlimited if generation.unlimited is None else generation.unlimited
     limit, reason = sampling.max_tokens or config.max_new_tokens, "length"
     if not unlimited:
@@ -66,11 +70,11 @@ def checked_ids(served: ServedModel, token_ids: object, name: str) -> np.ndarray
     return ids.astype(np.int64)
 
 
-def check_length(total: int, config: EngineConfig, name: str) -> None:
+def check_length(total: int, served: ServedModel, name: str) -> None:
     """Raise `ConfigError` where an input is longer than the server takes."""
-    if total > config.max_input_tokens:
+    if total > served.max_input_tokens:
         raise ConfigError(
-            f"{name}: the input has {total:,} tokens, the server takes {config.max_input_tokens:,}; shorten it"
+            f"{name}: the input has {total:,} tokens, the server takes {served.max_input_tokens:,}; shorten it"
         )
 
 
@@ -84,10 +88,13 @@ def _within_window(total: int, window: int, limit: int) -> tuple[int, Reason]:
 
 
 def _marks(served: ServedModel, settings: Resolved, document_tokens: int, total: int) -> tuple[int, ...]:
-    """Return where an input past the window can be shared: at whole strides, the last token is never read."""
+    """Return where an input past the window can be shared: at whole strides, the last token is never read.
+
+    Inside the window everything is local, and a mark would copy all of the text so far.
+    """
     if total <= settings.window or (document_tokens and settings != served.settings):
         return ()
-    first = document_tokens // served.stride + 1
+    first = max(document_tokens, settings.window) // served.stride + 1
     return tuple(range(first * served.stride, total, served.stride))
 
 
@@ -107,10 +114,17 @@ def _check_sampling(sampling: Sampling, config: EngineConfig, vocab_size: int) -
     fitting = all(isinstance(stop, str) and stop for stop in sampling.stop) and len(sampling.stop) <= _MOST_STOPS
     _check(fitting, "stop", sampling, f"up to {_MOST_STOPS} texts that are not empty")
     biases = sampling.logit_bias.items()
+    _check(len(biases) <= _MOST_BIASES, "logit_bias", sampling, f"up to {_MOST_BIASES} tokens")
     known = all(0 <= token < vocab_size and abs(bias) <= _LARGEST_BIAS for token, bias in biases)
     _check(known, "logit_bias", sampling, f"token ids 0 to {vocab_size - 1} with numbers from -100 to 100")
 
 
 def _check(fits: bool, name: str, sampling: Sampling, allowed: str) -> None:
     if not fits:
-        raise ConfigError(f"{name}: got {getattr(sampling, name)!r}, allowed: {allowed}")
+        raise ConfigError(f"{name}: got {_shortened(getattr(sampling, name))}, allowed: {allowed}")
+
+
+def _shortened(value: object) -> str:
+    """Return the beginning of what `repr` says."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

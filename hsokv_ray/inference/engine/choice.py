@@ -3,7 +3,6 @@
 Shapes: V vocabulary.
 """
 
-import numpy as np
 import torch
 
 from hsokv_ray.inference.engine.detokenise import Detokenizer
@@ -23,7 +22,8 @@ class Choice:
     Args:
         index: number of the choice.
         rows: read up to the last token of the prompt; its own.
-        prompt_ids: [N] int64; the last is the choice's first input.
+        sampler: its own.
+        token: the prompt's last, its first input.
         limit: new tokens, at most; then it ends for `limit_reason`.
     """
 
@@ -33,17 +33,18 @@ class Choice:
         sampling: Sampling,
         index: int,
         rows: list[Row],
-        prompt_ids: np.ndarray,
+        sampler: Sampler,
+        token: int,
         limit: int,
         limit_reason: Reason,
     ) -> None:
         self.index, self.rows = index, rows
-        self.token = int(prompt_ids[-1])
+        self.token = token
         self.num_tokens = 0
         self.watch = Stopwatch()
         self.reason: Reason | None = None
         """Why it ended; None while it goes on."""
-        self.sampler = Sampler(sampling, index, prompt_ids, served.device)
+        self.sampler = sampler
         self._decode, self._num_logprobs = served.decode, sampling.logprobs
         self._ends = frozenset() if sampling.ignore_eos else served.end_tokens
         self._limit = limit

@@ -35,8 +35,10 @@ class EngineConfig(Config):
     max_new_tokens: int = pydantic.Field(default=4096, ge=1)
     """New tokens of a choice, at most; also where the request names none."""
 
-    max_input_tokens: int = pydantic.Field(default=2_000_000, ge=1)
-    """Tokens of documents and prompt together, at most."""
+    max_input_tokens: int | None = pydantic.Field(default=None, ge=1)
+    """Tokens of documents and prompt together, at most. None: what a quarter of the memory that is free at the start
+    holds at this model's bytes per token, at least its window and at most 2,000,000; `ServedModel.max_input_tokens` is
+    the number."""
 
     max_choices: int = pydantic.Field(default=4, ge=1)
     """Choices of one request (`n`), at most."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from hsokv_ray.inference.engine.served import ServedModel
 from hsokv_ray.inference.engine.text_reading import TextReading, recorded_reading
+from hsokv_ray.longcontext.recorder import Recorder
 from hsokv_ray.longcontext.segments import Encoded
 
 
@@ -17,9 +18,9 @@ class EncodeJob:
     """What `Engine.encode` returns. `future` is for callbacks and event loops (`asyncio.wrap_future`)."""
 
     def __init__(
-        self, token_ids: np.ndarray, after: Encoded | None, on_tokens: Callable[[int], Any], wake: Callable[[], None]
+        self, token_ids: np.ndarray, recorder: Recorder, on_tokens: Callable[[int], Any], wake: Callable[[], None]
     ) -> None:
-        self.token_ids, self.after = token_ids, after
+        self.token_ids, self._recorder = token_ids, recorder
         self.future: Future[Encoded] = Future()
         self.reading: TextReading | None = None
         self.num_done = 0
@@ -51,10 +52,10 @@ class EncodeJob:
         return self.future.result(timeout_s)
 
     def begun(self, served: ServedModel) -> TextReading:
-        """Return the reading, begun at the first call. Raises `ConfigError`: another model read `after`."""
+        """Return the reading, begun at the first call."""
         if self.reading is None:
             self.reading = recorded_reading(
-                served, self.token_ids, self.after, marks=[self.num_tokens], settings=served.settings
+                served, self.token_ids, self._recorder, marks=[self.num_tokens], settings=served.settings
             )
         return self.reading
 

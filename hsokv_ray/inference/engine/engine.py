@@ -102,7 +102,10 @@ class Engine:
         planned = plan(self.served, self.config, generation)
         task = Task(generation, planned, EventStream(generation.request_id, self._wake), self._clock)
         with self._changed:
-            self._check_open()
+            self._check_room(task)
+        if not planned.marks:
+            task.prepare(self.served, Found())
+        with self._changed:
             self._check_room(task)
             self._waiting.append(task)
             if planned.marks:
@@ -126,12 +129,14 @@ class Engine:
         Raises `ConfigError`, `Overloaded` and `RunError`, as `submit` does.
         """
         ids = checked_ids(self.served, token_ids, "token_ids")
-        check_length((0 if after is None else len(after)) + len(ids), self.config, "token_ids")
-        job = EncodeJob(ids, after, on_tokens, self._wake)
+        check_length((0 if after is None else len(after)) + len(ids), self.served, "token_ids")
         with self._changed:
-            self._check_open()
-            if len(self._new_jobs) + len(self._worker.jobs) >= max(1, self.config.max_queued):
-                raise Overloaded(f"{self.config.max_queued} texts are waiting to be encoded", self._retry_after_s())
+            self._check_room_for_text()
+        recorder = self.served.recorder(after, self.served.settings)
+        recorder.place()
+        job = EncodeJob(ids, recorder, on_tokens, self._wake)
+        with self._changed:
+            self._check_room_for_text()
             self._new_jobs.append(job)
             self._changed.notify_all()
         return job
@@ -145,10 +150,13 @@ class Engine:
                 reading=worker.num_reading,
                 running=worker.num_running,
                 encoding=len(worker.jobs) + len(self._new_jobs),
-                held_bytes=held_bytes(worker.rows),
                 counters=replace(worker.counters, unpublished=self._publisher.num_lost),
                 prefixes=told(self.prefixes),
             )
+
+    def held_bytes(self) -> int:
+        """Return the bytes of keys and values of requests and texts on their way; looks at every row."""
+        return held_bytes(self._worker.rows)
 
     def check(self) -> None:
         """Raise `RunError` where the engine cannot take requests."""
@@ -234,20 +242,22 @@ class Engine:
 
     def _search(self, task: Task) -> None:
         """Find what of the request was read before; until then it waits, and others pass it."""
+        found, failed = Found(), None
         try:
             digests = self.served.digests(token_ids_of(task), task.plan.marks, task.plan.settings)
             found = search(self.prefixes, digests, lambda: task in self._waiting and not task.stream.cancelled)
+            task.prepare(self.served, found)
         except Exception as error:
-            with self._changed:
-                self._waiting = [other for other in self._waiting if other is not task]
-                self._changed.notify_all()
-            task.stream.put(failed_of(error, task.generation.request_id))
-            return
+            failed = failed_of(error, task.generation.request_id)
         with self._changed:
             task.found = found
+            if failed is not None:
+                self._waiting = [other for other in self._waiting if other is not task]
             if task not in self._waiting:
                 self._publisher.release(task)
             self._changed.notify_all()
+        if failed is not None:
+            task.stream.put(failed)
 
     # with the lock held
 
@@ -256,9 +266,15 @@ class Engine:
             raise RunError(str(self._refusal))
 
     def _check_room(self, task: Task) -> None:
+        self._check_open()
         fits_now = not self._waiting and self._worker.num_choices + task.num_choices <= self.config.max_running
         if len(self._waiting) >= self.config.max_queued and not fits_now:
             raise Overloaded(f"the queue is full: {len(self._waiting)} requests are waiting", self._retry_after_s())
+
+    def _check_room_for_text(self) -> None:
+        self._check_open()
+        if len(self._new_jobs) + len(self._worker.jobs) >= max(1, self.config.max_queued):
+            raise Overloaded(f"{self.config.max_queued} texts are waiting to be encoded", self._retry_after_s())
 
     def _retry_after_s(self) -> float:
         """Return about when a place in the queue will be free."""

@@ -34,16 +34,21 @@ class AttentionMass:
         self._add(blocks_KB.cpu().numpy(), masses_KB.cpu().numpy())
         self._num_queries += num_heads
 
-    def passages(self, most: int) -> tuple[Passage, ...]:
-        """Return the `most` heaviest blocks, neighbours as one passage, heaviest first."""
-        heaviest = np.argsort(-self._masses, kind="stable")[:most]
-        chosen = np.sort(heaviest[self._masses[heaviest] > 0])
-        runs = np.split(chosen, np.flatnonzero(np.diff(chosen) > 1) + 1) if len(chosen) else []
-        return tuple(sorted((self._passage(run) for run in runs), key=lambda passage: -passage.mass))
+    def passages(self, most: int, end: int) -> tuple[Passage, ...]:
+        """Return the `most` heaviest blocks, neighbours as one passage, heaviest first.
 
-    def _passage(self, run: np.ndarray) -> Passage:
-        mass = float(self._masses[run].sum()) / self._num_queries
-        return Passage(self._first + int(run[0]) * self._block, self._first + (int(run[-1]) + 1) * self._block, mass)
+        Args:
+            end: tokens of the input; what was generated behind it is no passage, though answers draw on it, too.
+        """
+        masses = self._masses[: max(0, -(-(end - self._first) // self._block))]
+        heaviest = np.argsort(-masses, kind="stable")[:most]
+        chosen = np.sort(heaviest[masses[heaviest] > 0])
+        runs = np.split(chosen, np.flatnonzero(np.diff(chosen) > 1) + 1) if len(chosen) else []
+        return tuple(sorted((self._passage(run, end) for run in runs), key=lambda passage: -passage.mass))
+
+    def _passage(self, run: np.ndarray, end: int) -> Passage:
+        first, last = (self._first + int(number) * self._block for number in (run[0], run[-1] + 1))
+        return Passage(first, min(last, end), float(self._masses[run].sum()) / self._num_queries)
 
     def _add(self, blocks: np.ndarray, masses: np.ndarray) -> None:
         missing = int(blocks.max()) + 1 - len(self._masses)

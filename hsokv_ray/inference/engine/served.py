@@ -10,7 +10,9 @@ import torch
 from hsokv_ray.errors import ConfigError
 from hsokv_ray.inference.engine.config import EngineConfig
 from hsokv_ray.inference.engine.detokenise import decoder_of
+from hsokv_ray.inference.engine.room import free_bytes
 from hsokv_ray.inference.loading import LoadedModel
+from hsokv_ray.longcontext.arrays import dtype_name
 from hsokv_ray.longcontext.config import LongContextConfig, Resolved
 from hsokv_ray.longcontext.memory import layout_of
 from hsokv_ray.longcontext.model import LongContext
@@ -22,6 +24,9 @@ PER_REQUEST = ("budget_tokens", "local_tokens", "positions")
 """Settings a request may choose: what is kept of a text does not depend on them."""
 
 _STRIDE_PARTS = 8
+_MOST_INPUT = 2_000_000
+_INPUT_SHARE = 4
+"""One input may take this part of the memory that is free."""
 
 
 class ServedModel:
@@ -42,6 +47,7 @@ class ServedModel:
         self.end_tokens = _end_tokens(self.model, loaded.tokenizer)
         self.decode = decoder_of(loaded.tokenizer)
         self.stride = _stride(config.prefix_stride, self.settings)
+        self.max_input_tokens = config.max_input_tokens or self._most_that_fit()
 
     def describe(self) -> str:
         """Return settings and placement in one line."""
@@ -82,21 +88,40 @@ class ServedModel:
         return prefix_digests(self.digest, self._layout(settings), token_ids, ends)
 
     def recorder(self, after: Encoded | None, settings: Resolved) -> Recorder:
-        """Return what follows a text that is read behind `after`. Raises `ConfigError`: another model read it."""
+        """Return what follows a text that is read behind `after`; takes time with its length.
+
+        Raises `ConfigError`: another model read `after`, or with other settings.
+        """
         return Recorder(self.make, self.digest, after, layout=self._layout(settings))
 
-    def rows(self, after: Encoded | None, settings: Resolved) -> list[Row]:
-        """Return the rows of a request that begins behind `after` and is not recorded."""
-        if after is not None:
-            return [row.attached(settings) for row in self.recorder(after, self.settings).rows()]
-        rows = self.make.rows()
+    def rows(self, recorder: Recorder, settings: Resolved) -> list[Row]:
+        """Return the rows of a request that begins behind the recorder's text and is not recorded itself."""
+        if recorder.after is not None:
+            return [row.attached(settings) for row in recorder.rows()]
+        rows = recorder.rows()
         for row in rows:
             row.settings = settings
         return rows
 
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of a token that is kept for later: keys and values of the layers that retrieve, indexes apart."""
+        shape, settings = self.make.shape, self.settings
+        sizes = (
+            place.store_dtype.itemsize for place in self.make.placements[settings.layer_begin : settings.layer_end]
+        )
+        return 2 * shape.num_key_value_heads * shape.head_dim * sum(sizes)
+
+    def _most_that_fit(self) -> int:
+        """Return the tokens of one input that a fair part of the memory holds."""
+        free = free_bytes(self.make.placements[self.settings.layer_begin].store_device)
+        fitting = free // _INPUT_SHARE // self.bytes_per_token
+        return min(_MOST_INPUT, max(self.settings.window, fitting))
+
     def _layout(self, settings: Resolved) -> dict[str, Any]:
-        """Return what a digest tells apart: texts read with other settings than the server's are not shared with it."""
-        return self.layout if settings == self.settings else self.layout | {"request": asdict(settings)}
+        """Return what a digest tells apart: a text's keys and values depend on everything it was read with."""
+        store = self.make.placements[settings.layer_begin].store_dtype
+        return self.layout | {"settings": asdict(settings), "store_dtype": dtype_name(store)}
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:

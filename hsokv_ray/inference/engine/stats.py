@@ -46,15 +46,13 @@ class EngineStats:
     """Choices that are being generated."""
     encoding: int
     """Texts being encoded, or waiting for it."""
-    held_bytes: int
-    """Keys and values of requests and texts on their way; those that are shared count once."""
     counters: Counters
     prefixes: dict[str, Any] = field(default_factory=dict)
     """What the store of read texts says of itself."""
 
 
 def held_bytes(rows: Iterable[Row]) -> int:
-    """Return the bytes of keys and values that `rows` hold."""
+    """Return the bytes of keys and values that `rows` hold; those that are shared count once."""
     spans = (span for row in rows for span in (row.sinks, row.local, *(far.span for far in row.far)))
     return sum({id(span.buffer): span.nbytes for span in spans}.values())
 

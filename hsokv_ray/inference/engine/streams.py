@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 
 from hsokv_ray.inference.engine.events import Event, Failed, Finished
 
@@ -22,6 +23,7 @@ class EventStream:
         self._ended = False
         self._cancelled = False
         self._waiter: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
+        self._waits_for_end = False
 
     @property
     def cancelled(self) -> bool:
@@ -56,8 +58,15 @@ class EventStream:
                 raise TimeoutError(f"request {self.request_id}: no event in {timeout_s} s")
             return self._all()
 
-    async def atake(self) -> list[Event]:
-        """Return all events that are there, waiting for one; [] at the end of the stream."""
+    async def atake(self, *, rest_s: float = 0.0) -> list[Event]:
+        """Return all events that are there, waiting for one; [] at the end of the stream.
+
+        Args:
+            rest_s: let events gather for so long first, unless the stream ends: handing each token on by itself costs
+                more than making it.
+        """
+        if rest_s > 0:
+            await self._rest(rest_s)
         arrived = asyncio.Event()
         while True:
             with self._changed:
@@ -67,6 +76,19 @@ class EventStream:
                 arrived.clear()
                 self._waiter = (asyncio.get_running_loop(), arrived)
             await arrived.wait()
+
+    async def _rest(self, seconds: float) -> None:
+        ended = asyncio.Event()
+        with self._changed:
+            if self._ended:
+                return
+            self._waiter, self._waits_for_end = (asyncio.get_running_loop(), ended), True
+        try:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(ended.wait(), seconds)
+        finally:
+            with self._changed:
+                self._waiter, self._waits_for_end = None, False
 
     async def batches(self) -> AsyncIterator[list[Event]]:
         """Yield lists of events, each all there are."""
@@ -88,7 +110,7 @@ class EventStream:
 
     def _wake(self) -> None:
         self._changed.notify_all()
-        if self._waiter is None:
+        if self._waiter is None or (self._waits_for_end and not self._ended):
             return
         loop, arrived = self._waiter
         self._waiter = None  # one call into the loop per wait, however many events follow

@@ -11,9 +11,11 @@ from hsokv_ray.inference.engine.events import Event, Finished, Started, Timing, 
 from hsokv_ray.inference.engine.passages import AttentionMass
 from hsokv_ray.inference.engine.prefix_search import Found
 from hsokv_ray.inference.engine.requests import Generation
+from hsokv_ray.inference.engine.sampling import Sampler
 from hsokv_ray.inference.engine.served import ServedModel
 from hsokv_ray.inference.engine.streams import EventStream
 from hsokv_ray.inference.engine.text_reading import TextReading, plain_reading, recorded_reading
+from hsokv_ray.longcontext.recorder import Recorder
 from hsokv_ray.longcontext.row import Row
 
 
@@ -27,6 +29,8 @@ class Task:
         self.reading: TextReading | None = None
         self.choices: list[Choice] = []
         self.mass = AttentionMass() if generation.passages else None
+        self._samplers: list[Sampler] = []
+        self._recorder: Recorder | None = None
         self._clock = clock
         self._submitted = self._started = clock()
         self._first_token: float | None = None
@@ -44,18 +48,29 @@ class Task:
     def cached_tokens(self) -> int:
         return self._cached_tokens
 
-    def begin(self, served: ServedModel) -> None:
-        """Leave the queue, and prepare to read what is not known yet."""
-        self._started = self._clock()
-        plan, after = self.plan, self.generation.after
-        before = self.found.encoded if self.found and self.found.encoded else after
+    def prepare(self, served: ServedModel, found: Found) -> None:
+        """Do what takes time with the text and needs no turn; not in the engine's thread, where answers would wait.
+
+        Raises `ConfigError`: another model read what stands before the prompt.
+        """
+        before, plan, sampling = found.encoded or self.generation.after, self.plan, self.generation.sampling
         self._cached_tokens = 0 if before is None else len(before)
+        self._recorder = served.recorder(before, plan.settings if plan.marks else served.settings)
+        self._recorder.place()
+        self._samplers = [Sampler(sampling, index, plan.prompt_ids, served.device) for index in range(sampling.n)]
+
+    def begin(self, served: ServedModel) -> None:
+        """Leave the queue, and begin to read what is not known yet."""
+        self._started = self._clock()
+        plan, recorder = self.plan, self._recorder
+        assert recorder is not None, "it was not prepared"
         ids = plan.prompt_ids[self._cached_tokens - plan.document_tokens : -1]
         if plan.marks:
             marks = [mark - self._cached_tokens for mark in plan.marks if mark > self._cached_tokens]
-            self.reading = recorded_reading(served, ids, before, marks, plan.settings)
+            self.reading = recorded_reading(served, ids, recorder, marks, plan.settings)
         else:
-            self.reading = plain_reading(served, ids, before, plan.settings)
+            self.reading = plain_reading(served, ids, recorder, plan.settings)
+        self._recorder = None
         waited = self._started - self._submitted
         self.stream.put(Started(plan.total_tokens, self._cached_tokens, plan.document_tokens, waited))
 
@@ -69,20 +84,27 @@ class Task:
             row.seal()
             row.observer = self.mass
         sampling, plan = self.generation.sampling, self.plan
-        prompt_ids = plan.prompt_ids
         self.choices = [
             Choice(
-                served, sampling, index, [row.fork() for row in reading.rows], prompt_ids, plan.limit, plan.limit_reason
+                served,
+                sampling,
+                index,
+                [row.fork() for row in reading.rows],
+                sampler,
+                int(plan.prompt_ids[-1]),
+                plan.limit,
+                plan.limit_reason,
             )
-            for index in range(sampling.n)
+            for index, sampler in enumerate(self._samplers)
         ]
         return reading
 
     @property
     def rows(self) -> list[Row]:
         """All rows it has now."""
-        readings = [] if self.reading is None else self.reading.rows
-        return [*readings, *(row for choice in self.choices for row in choice.rows)]
+        reading = self.reading  # looked at once: other threads ask while it ends
+        rows = [] if reading is None else reading.rows
+        return [*rows, *(row for choice in self.choices for row in choice.rows)]
 
     @property
     def retrieval_s(self) -> float:
@@ -110,7 +132,7 @@ class Task:
         """Tell that all choices are complete; return where the time went."""
         timing = self._timing()
         usage = Usage(self.plan.total_tokens, self._num_new, self._cached_tokens)
-        passages = None if self.mass is None else self.mass.passages(most_passages)
+        passages = None if self.mass is None else self.mass.passages(most_passages, end=self.plan.total_tokens)
         self.stream.put(Finished(usage, timing, passages))
         return timing
 

@@ -71,21 +71,24 @@ class TextReading:
 
 
 def plain_reading(
-    served: ServedModel, ids: Sequence[int] | np.ndarray, after: Encoded | None, settings: Resolved
+    served: ServedModel, ids: Sequence[int] | np.ndarray, recorder: Recorder, settings: Resolved
 ) -> TextReading:
-    """Return the reading of a prompt that is forgotten with its request."""
-    return TextReading(served, served.rows(after, settings), ids)
+    """Return the reading of a prompt that is forgotten with its request.
+
+    Args:
+        recorder: stands where the prompt begins; what is read is not told to it.
+    """
+    return TextReading(served, served.rows(recorder, settings), ids)
 
 
 def recorded_reading(
     served: ServedModel,
     ids: Sequence[int] | np.ndarray,
-    after: Encoded | None,
+    recorder: Recorder,
     marks: Sequence[int],
     settings: Resolved,
 ) -> TextReading:
     """Return the reading of a text whose `marks` others can read on from."""
-    recorder = served.recorder(after, settings)
     rows = recorder.rows()
     for row in rows:
         row.settings = settings

@@ -67,7 +67,8 @@ class Worker:
     @property
     def rows(self) -> list[Row]:
         """Of all requests and texts on their way."""
-        texts = [job.reading.rows for job in self.jobs if job.reading is not None]
+        readings = [job.reading for job in self.jobs]  # looked at once: other threads ask while they end
+        texts = [reading.rows for reading in readings if reading is not None]
         return [row for rows in [*(task.rows for task in self.tasks), *texts] for row in rows]
 
     @property

@@ -49,6 +49,14 @@ class BlockIndex(Protocol):
         """Return an independent index of the same tokens; what both hold is shared until one grows."""
         ...
 
+    def first(self, keys_KND: torch.Tensor) -> "BlockIndex":
+        """Return an index for reading of the first tokens alone, whose keys [K, n, D] these are.
+
+        A view finds blocks among all tokens and drops those it does not see; where much was added since, an index that
+        does not look everywhere would find too few.
+        """
+        ...
+
     def state(self) -> dict[str, np.ndarray]:
         """Return the index in arrays, from which `restore_index` makes it again."""
         ...

@@ -77,6 +77,15 @@ class CodedIndex(BlockIndex):
     def fork(self) -> "CodedIndex":
         return copy(self)
 
+    def first(self, keys_KND: torch.Tensor) -> "CodedIndex":
+        other, num_tokens = copy(self), keys_KND.shape[1]
+        other.num_tokens = num_tokens
+        if num_tokens <= self._exact_tokens:
+            other._heads = None
+        elif self._heads is not None and num_tokens < self._heads.num_tokens:
+            other._heads = self._codes.first(self._heads, keys_KND)
+        return other
+
     def state(self) -> dict[str, np.ndarray]:
         return counts(self.num_tokens, self.block_size) | ({} if self._heads is None else self._heads.state())
 

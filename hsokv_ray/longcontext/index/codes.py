@@ -34,6 +34,10 @@ class Codes(ABC):
         """Return whether `num_tokens` want codebooks of their own."""
         return False
 
+    def first(self, heads: FaissHeads, keys_KND: torch.Tensor) -> FaissHeads:
+        """Return indexes of the first tokens alone, whose keys [K, n, D] these are."""
+        return self.encode(None, keys_KND)
+
     @abstractmethod
     def nbytes(self, heads: FaissHeads) -> int:
         """Return the bytes that indexes take."""

@@ -64,6 +64,11 @@ class FlatIndex(BlockIndex):
     def fork(self) -> "FlatIndex":
         return copy(self)
 
+    def first(self, keys_KND: torch.Tensor) -> "FlatIndex":
+        other = copy(self)
+        other.num_tokens = keys_KND.shape[1]
+        return other
+
     def state(self) -> dict[str, np.ndarray]:
         return counts(self.num_tokens, self.block_size)
 

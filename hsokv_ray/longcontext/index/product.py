@@ -8,6 +8,7 @@ search with quick ADC".
 from typing import Any
 
 import numpy as np
+import torch
 
 from hsokv_ray.errors import ConfigError
 from hsokv_ray.longcontext.index.codes import Codes, evenly
@@ -42,13 +43,23 @@ class ProductCodes(Codes):
         return index
 
     def copied(self, index: Any) -> Any:
+        return self._copied(index, index.ntotal)
+
+    def first(self, heads: FaissHeads, keys_KND: torch.Tensor) -> FaissHeads:
+        copies = [self._copied(head, keys_KND.shape[1]) for head in heads.on_cpu()]
+        return FaissHeads(copies, heads.num_trained_tokens)
+
+    def _copied(self, index: Any, num_tokens: int) -> Any:
+        """Return a copy of the first tokens, which may grow; codes lie in groups of `bbs` tokens."""
         # faiss.clone_index copies the unused room behind the codes too, which can be as much again
         faiss, copy = load_faiss(), _empty(self.head_dim)
         copy.pq, copy.is_trained = index.pq, True
         copy.pq.sync_transposed_centroids()
-        copy.codes.resize(index.codes.size())
-        faiss.memcpy(copy.codes.get(), index.codes.get(), index.codes.size())
-        copy.ntotal, copy.ntotal2 = index.ntotal, index.ntotal2
+        padded = -(-num_tokens // index.bbs) * index.bbs
+        num_bytes = padded * index.M2 // 2
+        copy.codes.resize(num_bytes)
+        faiss.memcpy(copy.codes.get(), index.codes.get(), num_bytes)
+        copy.ntotal, copy.ntotal2 = num_tokens, padded
         return copy
 
     def nbytes(self, heads: FaissHeads) -> int:

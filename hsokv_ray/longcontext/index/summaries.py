@@ -72,6 +72,11 @@ class SummaryIndex(BlockIndex):
         other._owns_buffer = False
         return other
 
+    def first(self, keys_KND: torch.Tensor) -> Self:
+        other = self.fork()
+        other.num_tokens = keys_KND.shape[1]
+        return other
+
     def state(self) -> dict[str, np.ndarray]:
         summaries = self._buffer_KBF[:, : self.num_blocks].cpu().numpy().copy()
         return counts(self.num_tokens, self.block_size) | {"summaries": summaries}

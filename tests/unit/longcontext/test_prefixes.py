@@ -4,6 +4,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_segments import digests_of, encoded
@@ -98,11 +99,15 @@ def test_the_longest_known_prefix_is_found_and_cut_where_it_ends():
     assert (store.stats().hits, store.stats().misses) == (1, 2)
 
 
-def test_a_text_too_large_is_refused_and_nothing_goes_for_it():
+def test_a_text_too_large_is_refused_with_a_word_and_nothing_goes_for_it(caplog: pytest.LogCaptureFixture):
     store = LocalPrefixes(300)
     small, large = encoded([1, 2]), encoded([3], num_bytes=400)
     store.add(small)
-    store.add(large)
+    with caplog.at_level("WARNING"):
+        store.add(large)
+    [said] = caplog.messages
+    assert "takes 4" in said
+    assert "300; raise prefix_cache_bytes" in said
     assert store.find([small.digest]) is not None
     assert store.find([large.digest]) is None
     assert store.stats().refused == 1
@@ -155,6 +160,19 @@ def test_a_segment_may_move_to_other_memory():
     assert found.segments[0] is moved
     store.swap(encoded([7]).segments[0])
     assert store.stats().num_segments == 1
+
+
+def test_another_segment_that_ends_at_the_same_mark_takes_no_place():
+    store = LocalPrefixes(100_000)
+    root = encoded([1, 2])
+    text, whole = encoded([3], after=root), encoded([1, 2, 3])
+    assert text.digest == whole.digest
+    store.add(text)
+    store.swap(whole.segments[0])
+    found = store.find([text.digest])
+    assert found is not None
+    assert found.segments == text.segments
+    store.check_integrity()
 
 
 def test_of_many_that_claim_a_text_one_reads_it_and_the_others_find_it():

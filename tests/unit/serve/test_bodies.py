@@ -2,14 +2,19 @@
 
 import json
 import math
+import time
 from typing import Any
 
+import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serve.args import Limits
 from serve.bodies import parse, parse_json
 from serve.errors import ApiError
+from serve.vectors.wire import DeleteRequest, EmbeddingsRequest, QueryRequest, UpsertRequest
+from serve.wire.base import Wire
 from serve.wire.chat import ChatRequest
 from serve.wire.completions import CompletionRequest
 
@@ -93,6 +98,70 @@ def test_hand_cases(raw: bytes, message: str | None) -> None:
         assert message in refusal(parse_json, raw, DEPTH).message
 
 
+@pytest.mark.parametrize("end", [b"", b"\\", b"x"])
+@pytest.mark.parametrize("quote", [b'\\"', b'"', b"\\\\", b'[\\"'])
+def test_a_string_that_is_never_closed_takes_no_longer_than_another(quote: bytes, end: bytes) -> None:
+    """A megabyte; looked at again from each of its quotes it would take an hour."""
+    since_s = time.process_time()
+    refusal(parse_json, b'{"a":"' + quote * (2**20 // len(quote)) + end, DEPTH)
+    assert time.process_time() - since_s < 5
+
+
+WRONG = 100_000
+
+
+@pytest.mark.parametrize(
+    ("cls", "value"),
+    [
+        (CompletionRequest, {"model": "m", "prompt": [-1] * WRONG}),
+        (CompletionRequest, {"model": "m", "prompt": [[1.5] * WRONG] * 2}),
+        (CompletionRequest, {"model": "m", "prompt": [1, *["a"] * WRONG]}),
+        (CompletionRequest, {"model": "m", "metadata": {str(i): i for i in range(WRONG)}}),
+        (CompletionRequest, {"model": "m", "logit_bias": {str(i): 1000 for i in range(WRONG)}}),
+        (ChatRequest, {"model": "m", "messages": [1] * WRONG}),
+        (ChatRequest, {"model": "m", "messages": [{"role": "user", "content": [1] * WRONG}]}),
+        (ChatRequest, {"model": "m", "messages": MESSAGES, "documents": ["/"] * WRONG}),
+        (ChatRequest, {"model": "m", "messages": [{str(i): i for i in range(WRONG)}]}),
+        (ChatRequest, {"model": "m", "messages": MESSAGES, **{str(i): i for i in range(WRONG)}}),
+        (EmbeddingsRequest, {"model": "m", "input": [None] * WRONG}),
+        (UpsertRequest, {"ids": [1] * WRONG, "vectors": [["x"] * WRONG], "metadata": [1] * WRONG}),
+        (QueryRequest, {"vectors": [["x"] * WRONG] * 2}),
+        (DeleteRequest, {"ids": [1] * WRONG}),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_however_much_is_wrong_there_are_a_few_errors_and_a_short_message(cls: type[Wire], value: Any) -> None:
+    with pytest.raises(pydantic.ValidationError) as caught:
+        cls.model_validate(value)
+    assert caught.value.error_count() < 200
+    error = refusal(parse, cls, json.dumps(value).encode(), DEPTH)
+    assert len(error.message) < 300
+
+
+@pytest.mark.parametrize(
+    ("cls", "field", "limit", "of_one"),
+    [
+        (ChatRequest, "messages", "num_messages", MESSAGES[0]),
+        (ChatRequest, "documents", "num_documents", "doc-1"),
+        (CompletionRequest, "documents", "num_documents", "doc-1"),
+        (CompletionRequest, "prompt", "num_prompts", "a"),
+        (CompletionRequest, "prompt", "num_prompts", [1]),
+    ],
+)
+def test_a_list_over_its_limit_is_refused_and_one_at_its_limit_is_taken(
+    cls: type[Wire], field: str, limit: str, of_one: Any
+) -> None:
+    limits, whole = Limits(**{limit: 3}), {"model": "m"} | ({"messages": MESSAGES} if cls is ChatRequest else {})
+    assert parse(cls, json.dumps({**whole, field: [of_one] * 3}).encode(), DEPTH, limits)
+    error = refusal(parse, cls, json.dumps({**whole, field: [of_one] * 4}).encode(), DEPTH, limits)
+    assert (error.param, "4" in error.message, "3" in error.message) == (field, True, True)
+
+
+def test_token_ids_of_one_prompt_are_not_counted_as_prompts() -> None:
+    raw = json.dumps({"model": "m", "prompt": [1] * 50}).encode()
+    assert parse(CompletionRequest, raw, DEPTH, Limits(num_prompts=3)).prompts == [[1] * 50]
+
+
 @pytest.mark.parametrize("value", [[], "x", 1, None, True])
 def test_a_body_that_is_no_object_is_refused(value: Any) -> None:
     assert "JSON object" in refusal(parse, ChatRequest, json.dumps(value).encode(), DEPTH).message
@@ -102,6 +171,8 @@ def test_a_body_that_is_no_object_is_refused(value: Any) -> None:
     ("fields", "param", "says"),
     [
         ({"temprature": 1}, "temprature", "did you mean 'temperature'?"),
+        ({"Temperature": 1}, "Temperature", "did you mean 'temperature'?"),
+        ({"x" * 5000: 1}, "x" * 100, "unknown field"),
         ({"messages": []}, "messages", "at least 1"),
         ({"messages": [{"role": "user"}]}, "messages.0.content", "missing"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role", "'system'"),
@@ -113,6 +184,10 @@ def test_a_body_that_is_no_object_is_refused(value: Any) -> None:
         ({"max_tokens": 1.5}, "max_tokens", "integer"),
         ({"stop": ["a"] * 17}, "stop", "16"),
         ({"stop": ""}, "stop", "empty"),
+        ({"stop": "a" * 1025}, "stop", "1024"),
+        ({"stop": ["a" * 1025]}, "stop.0", "1024"),
+        ({"logit_bias": {str(token): 1 for token in range(301)}}, "logit_bias", "300"),
+        ({"metadata": {str(number): "x" for number in range(17)}}, "metadata", "16"),
         ({"documents": ["../x"]}, "documents.0", "pattern"),
         ({"top_logprobs": 3}, None, "logprobs: true"),
         ({"max_tokens": 1, "max_completion_tokens": 2}, None, "give one"),

@@ -5,25 +5,33 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fastapi import Request
 
 from hsokv_ray.errors import ConfigError
 from serve.args import ServeArgs
+from serve.errors import ApiError
 from serve.gateway import make_app
-from serve.keys import Keys, is_public, read_keys
+from serve.keys import Keys, authenticate, is_public, read_keys
 from serve.services import Services
 
 KEY = "0123456789abcdef"
 
 
 def answer(
-    services: Services, path: str = "/v1/models/none", *, client: str = "127.0.0.1", **headers: str
+    services: Services,
+    path: str = "/v1/models/none",
+    *,
+    client: str = "127.0.0.1",
+    method: str = "GET",
+    **headers: str,
 ) -> httpx.Response:
     """Ask an application in this process; its model is never reached: the id in the path is not served."""
 
     async def call() -> httpx.Response:
         transport = httpx.ASGITransport(make_app(services), client=(client, 1))
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8000") as http:
-            return await http.get(path, headers=headers)
+            named = {name.replace("_", "-"): value for name, value in headers.items()}
+            return await http.request(method, path, headers=named)
 
     return asyncio.run(call())
 
@@ -91,6 +99,67 @@ def test_with_allowed_hosts_another_name_is_403(keys: Keys) -> None:
     passed = answer(strict, authorization=f"Bearer {KEY}", host="models.example.org:8000")
     refused = answer(strict, authorization=f"Bearer {KEY}", host="evil.example.org")
     assert (passed.status_code, refused.status_code) == (404, 403)
+
+
+@pytest.mark.parametrize("host", ["x/health?", "x/health#", "/health?", "x/console/?", "localhost/?"])
+def test_a_host_header_does_not_make_a_path_public(keys: Keys, host: str) -> None:
+    assert answer(services(keys), host=host).status_code in (400, 401)
+
+
+def test_the_path_of_the_router_decides_what_is_public(keys: Keys) -> None:
+    """Also where the server's address is made of the Host header, as older Starlettes do."""
+    state = type("State", (), {"services": services(keys)})
+    scope = {"type": "http", "method": "GET", "path": "/v1/models", "root_path": "", "query_string": b""}
+    scope |= {"headers": [(b"host", b"x/health?")], "client": ("1.2.3.4", 1), "server": ("h", 80), "scheme": "http"}
+    request = Request(scope | {"app": type("App", (), {"state": state})})
+    with pytest.raises(ApiError) as caught:
+        asyncio.run(authenticate(request))
+    assert caught.value.status == 401
+
+
+def test_with_keys_probes_reach_public_paths_by_any_name(keys: Keys) -> None:
+    strict = services(keys, allowed_hosts=("models.example.org",))
+    assert answer(strict, "/", client="10.1.2.3", host="10.1.2.4:8000").status_code == 200
+    assert answer(strict, "/v1/status", client="10.1.2.3", host="10.1.2.4:8000").status_code == 403
+
+
+WRITES = ("/v1/documents", "/v1/documents/doc-1/append", "/v1/documents/doc-1/encode", "/v1/completions")
+FOREIGN = (
+    {"origin": "https://evil.example", "sec_fetch_site": "cross-site"},
+    {"origin": "http://localhost:3000", "sec_fetch_site": "same-site"},
+    {"origin": "null"},
+    {"origin": "http://localhost.evil.example:8000"},
+    {"sec_fetch_site": "cross-site"},
+    {"sec_fetch_site": "same-site"},
+)
+
+
+@pytest.mark.parametrize("path", WRITES)
+@pytest.mark.parametrize("sent", FOREIGN, ids=str)
+def test_without_keys_a_page_of_another_site_cannot_write(path: str, sent: dict[str, str]) -> None:
+    refused = answer(services(), path, method="POST", content_type="text/plain", **sent)
+    assert refused.status_code == 403
+    assert "page" in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {},
+        {"origin": "http://localhost:8000", "sec_fetch_site": "same-origin"},
+        {"origin": "https://app.example.org", "sec_fetch_site": "cross-site"},
+        {"sec_fetch_site": "none"},
+    ],
+    ids=str,
+)
+def test_programs_our_own_page_and_cors_origins_can_write(sent: dict[str, str]) -> None:
+    ours = services(cors_origins=("https://app.example.org",))
+    passed = answer(ours, "/v1/completions", method="POST", content_type="text/plain", **sent)
+    assert passed.status_code == 415  # it came as far as the body
+
+
+def test_without_keys_a_link_from_another_page_may_be_followed() -> None:
+    assert answer(services(), "/", sec_fetch_site="cross-site").status_code == 200
 
 
 @pytest.mark.parametrize("client", ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"])

@@ -1,6 +1,8 @@
 """The small parts: limits of owners, the board and its scrape, plain chats, shapes of answers, errors."""
 
 import copy
+import threading
+import time
 
 import pytest
 from hypothesis import given
@@ -10,12 +12,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from hsokv_ray.errors import CheckpointError, ConfigError, DataError, HsokvError, Overloaded, RunError, StoreError
 from hsokv_ray.inference.engine.events import ChoiceEnded, Piece, TokenLogprob
-from serve.board import STALE_S, Board, Report, families_of
+from serve.board import READY, STALE_S, Board, Report, families_of
 from serve.calls import ChatMessage
 from serve.chat import render_plain
 from serve.errors import ApiError, of
 from serve.limits import OwnerLimit
 from serve.metrics import GatewayMetrics, ReplicaMetrics, render
+from serve.pools import BoundedPool
 from serve.shapes import Choices, CompletionShape
 
 MOST = 3
@@ -28,26 +31,27 @@ class OwnerLimits(RuleBasedStateMachine):
         super().__init__()
         self.limit, self.held = OwnerLimit(MOST), []
 
-    @rule(owner=st.sampled_from("abc"))
-    def hold(self, owner: str) -> None:
-        context = self.limit.hold(owner)
-        if [each for each, _ in self.held].count(owner) == MOST:
+    @rule(owner=st.sampled_from("abc"), number=st.integers(1, MOST + 1))
+    def hold(self, owner: str, number: int) -> None:
+        context = self.limit.hold(owner, number)
+        if sum(each for holder, each, _ in self.held if holder == owner) + number > MOST:
             with pytest.raises(ApiError, match=str(MOST)) as caught:
                 context.__enter__()
-            assert caught.value.headers["Retry-After"] == "1"
+            assert caught.value.status == (400 if number > MOST else 429)
+            assert caught.value.headers.get("Retry-After") == (None if number > MOST else "1")
         else:
             context.__enter__()
-            self.held.append((owner, context))
+            self.held.append((owner, number, context))
 
     @rule(data=st.data())
     def let_go(self, data: st.DataObject) -> None:
         if self.held:
-            _, context = self.held.pop(data.draw(st.integers(0, len(self.held) - 1)))
+            *_, context = self.held.pop(data.draw(st.integers(0, len(self.held) - 1)))
             context.__exit__(None, None, None)
 
     @invariant()
     def as_many_run_as_are_held(self) -> None:
-        assert self.limit.num_running == len(self.held)
+        assert self.limit.num_running == sum(number for _, number, _ in self.held)
 
 
 TestOwnerLimits = OwnerLimits.TestCase
@@ -62,6 +66,35 @@ def test_a_process_that_is_silent_leaves_the_board() -> None:
     assert [each.source for each in board.read()] == ["a", "b"]
     now[0] = STALE_S * 1.2
     assert [each.source for each in board.read()] == ["b"]
+
+
+def test_the_board_knows_whether_a_replica_can_answer_without_asking_it() -> None:
+    now = [0.0]
+    board = Board(clock=lambda: now[0])
+    board.post(Report("gateway", "gateway"))
+    board.post(Report("dead", "generator", numbers={READY: False}))
+    assert not board.is_ready(4)
+    board.post(Report("a", "generator", numbers={READY: True}))
+    assert board.is_ready(4)
+    now[0] = 4.5
+    assert not board.is_ready(4), "a report that is old says nothing"
+
+
+def test_a_full_pool_refuses_at_once_and_takes_again_when_one_is_done() -> None:
+    pool, go = BoundedPool(2, "texts are read", "test"), threading.Event()
+    waiting = [pool.submit(go.wait) for _ in range(2)]
+    with pytest.raises(Overloaded, match="texts are read for 2 already"):
+        pool.submit(go.wait)
+    go.set()
+    assert [each.result(10) for each in waiting] == [True, True]
+    end_s = time.monotonic() + 10
+    while True:  # a result is there a moment before its place is free
+        try:
+            assert pool.submit(lambda: 5).result(10) == 5
+            break
+        except Overloaded:
+            assert time.monotonic() < end_s
+    pool.close()
 
 
 def test_a_scrape_has_each_metric_once_with_the_samples_of_every_process() -> None:

@@ -118,7 +118,7 @@ def test_whatever_else_runs_greedy_ids_are_those_alone(
                 assert got == expected
         assert stream.cancelled or isinstance(events[-1], Finished)
     assert engine.drain(60)
-    assert engine.stats().held_bytes == 0
+    assert engine.held_bytes() == 0
     assert engine.stats().counters.requests_failed == 0
     engine.close()
 

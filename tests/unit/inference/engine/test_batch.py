@@ -11,6 +11,7 @@ from hsokv_ray.inference.engine.batch import Batch
 from hsokv_ray.inference.engine.choice import Choice
 from hsokv_ray.inference.engine.config import EngineConfig
 from hsokv_ray.inference.engine.requests import Sampling
+from hsokv_ray.inference.engine.sampling import Sampler
 from hsokv_ray.inference.engine.served import ServedModel
 from hsokv_ray.inference.engine.text_reading import plain_reading
 from hsokv_ray.inference.loading import LoadedModel
@@ -47,10 +48,12 @@ def served(request: pytest.FixtureRequest, loaded: LoadedModel) -> Any:
 
 @torch.no_grad()
 def choice(served: ServedModel, ids: list[int]) -> Choice:
-    reading = plain_reading(served, ids[:-1], None, served.settings)
+    reading = plain_reading(served, ids[:-1], served.recorder(None, served.settings), served.settings)
     while reading.num_left:
         reading.read(512)
-    return Choice(served, Sampling(temperature=0), 0, reading.rows, np.array(ids), 99, "length")
+    greedy = Sampling(temperature=0)
+    sampler = Sampler(greedy, 0, np.array(ids), served.device)
+    return Choice(served, greedy, 0, reading.rows, sampler, ids[-1], 99, "length")
 
 
 @torch.no_grad()

@@ -13,8 +13,11 @@ import pytest
 
 from hsokv_ray.errors import ConfigError, Overloaded, RunError
 from hsokv_ray.inference.engine import Engine, Failed, Finished, Piece, Started
+from hsokv_ray.inference.engine.sampling import Sampler
 from hsokv_ray.inference.loading import LoadedModel
+from hsokv_ray.longcontext import continuing
 from hsokv_ray.longcontext.prefixes import LocalPrefixes
+from hsokv_ray.longcontext.segments import TokenDigest
 
 from .conftest import STRIDE, generation, ids_of
 
@@ -77,12 +80,12 @@ def test_a_cancelled_request_is_gone_within_a_step_and_frees_what_it_held(
         pass
     buffers = [weakref.ref(row.local.buffer) for row in engine._worker.rows]  # pyright: ignore[reportPrivateUsage]
     assert engine.stats().running == 2
-    assert engine.stats().held_bytes > 0
+    assert engine.held_bytes() > 0
     steps = engine.stats().counters.steps
     stream.cancel()
     assert until(lambda: engine.stats().running == 0)
     assert engine.stats().counters.steps - steps <= 3, "the step under way, and those before the count was read"
-    assert engine.stats().held_bytes == 0
+    assert engine.held_bytes() == 0
     assert list(stream) == []
     assert engine.drain(30)
     gc.collect()
@@ -123,13 +126,13 @@ def test_one_request_that_fails_takes_no_other_with_it(
     other_settings = make_engine(long_context={"enabled": True, "block_size": 8})
     foreign = other_settings.encode(text[:100]).result(60)
     good = [engine.submit(generation(text[:length], max_tokens=20)) for length in (5, 90)]
-    bad = engine.submit(generation(text[:5], after=foreign))
-    (failed,) = list(bad)
+    with pytest.raises(ConfigError, match="other settings"):
+        engine.submit(generation(text[:5], after=foreign))
+    (failed,) = list(engine.submit(generation(text[100:200], after=foreign)))  # found while its prefix is looked up
     assert isinstance(failed, Failed)
     assert failed.kind == "invalid"
     assert "other settings" in failed.message
     assert [ids_of(list(stream)) for stream in good] == [alone(text[:5], 20), alone(text[:90], 20)]
-    assert engine.stats().counters.requests_failed == 1
     with pytest.raises(ConfigError, match="other settings"):
         engine.encode(text[:10], after=foreign).result(60)
     engine.check()
@@ -243,7 +246,7 @@ def test_an_encoding_can_be_cancelled(engine: Engine, text: list[int]):
     with pytest.raises(CancelledError):
         job.result(30)
     assert until(lambda: engine.stats().encoding == 0)
-    assert engine.stats().held_bytes == 0
+    assert engine.held_bytes() == 0
 
 
 def test_an_encoding_whose_listener_fails_fails_alone(engine: Engine, text: list[int]):
@@ -270,6 +273,39 @@ def test_an_encoded_text_found_in_the_store_serves_a_prompt_that_begins_with_it(
     started = list(engine.submit(generation(text[:300])))[0]
     assert isinstance(started, Started)
     assert started.cached_tokens == 2 * STRIDE
+
+
+def test_what_grows_with_the_text_is_done_by_who_asks_and_not_where_answers_wait(
+    engine: Engine, text: list[int], monkeypatch: pytest.MonkeyPatch
+):
+    threads: list[str] = []
+
+    def watched(owner: Any, name: str) -> None:
+        real = getattr(owner, name)
+
+        def call(*args: Any, **options: Any) -> Any:
+            threads.append(threading.current_thread().name)
+            return real(*args, **options)
+
+        monkeypatch.setattr(owner, name, call)
+
+    document = engine.encode(text[:300]).result(60)
+    watched(continuing, "_place")
+    watched(TokenDigest, "hexdigest")
+    watched(Sampler, "__init__")
+    asked = [generation(text[300:310], after=document, n=2), generation(text[300:310] * 12, after=document)]
+    assert all(isinstance(list(engine.submit(each))[-1], Finished) for each in asked)
+    assert threads.count(threading.current_thread().name) >= 4  # two samplers, a digest, and the indexes
+    marks = 420 // STRIDE - 300 // STRIDE
+    assert threads.count("engine") == marks, "each mark has a digest, of what was read since the one before"
+
+
+def test_what_the_engine_holds_can_be_asked_for_while_readings_end(engine: Engine, text: list[int]):
+    streams = [engine.submit(generation(text[at : at + 100], max_tokens=2)) for at in range(0, 400, 20)]
+    jobs = [engine.encode(text[at : at + 50]) for at in range(0, 400, 20)]
+    while not all(job.future.done() for job in jobs):
+        assert engine.held_bytes() >= 0
+    assert all(isinstance(list(stream)[-1], Finished) for stream in streams)
 
 
 def test_a_model_of_another_family_is_refused(loaded: LoadedModel):

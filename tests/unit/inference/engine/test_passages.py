@@ -89,3 +89,13 @@ def test_passages_are_the_heaviest_and_neighbours_are_one(loaded: LoadedModel, t
     places = sorted((passage.begin, passage.end) for passage in first)
     assert all(end < begin for (_, end), (begin, _) in zip(places, places[1:], strict=False))
     assert sum(passage.mass for passage in first) < 1
+
+
+def test_what_was_generated_is_no_passage_of_the_input(loaded: LoadedModel, text: list[int]):
+    length = 201  # within a block
+    with Engine(loaded, EngineConfig(max_passages=10_000)) as engine:
+        ask = generation(text[:length], max_tokens=300, ignore_eos=True, passages=True, n=2)
+        passages = finished(list(engine.submit(ask))).passages
+    assert passages
+    assert all(passage.begin < passage.end <= length for passage in passages)
+    assert max(passage.end for passage in passages) == length, "the block that the answer begins in ends with the input"

@@ -44,12 +44,14 @@ class Bench:
 
     def start(self, asked: Generation) -> EventStream:
         task = Task(asked, plan(self.served, self.config, asked), EventStream(asked.request_id), Ticks())
+        task.prepare(self.served, Found())
         task.found = Found()
         self.worker.start(task)
         return task.stream
 
     def encode(self, ids: list[int]) -> EncodeJob:
-        job = EncodeJob(torch.tensor(ids).numpy(), None, lambda num_tokens: None, lambda: None)
+        recorder = self.served.recorder(None, self.served.settings)
+        job = EncodeJob(torch.tensor(ids).numpy(), recorder, lambda num_tokens: None, lambda: None)
         self.worker.encode(job)
         return job
 

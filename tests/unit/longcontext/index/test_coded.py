@@ -178,3 +178,39 @@ def test_an_error_in_another_thread_reaches_the_caller(monkeypatch) -> None:
 
     with pytest.raises(RuntimeError, match="head 1"):
         faiss_heads.over_heads(fail, 2, parallel=True)
+
+
+@pytest.mark.parametrize("num_tokens", [8192 + 16, 12_000, 20_000 // 16 * 16])
+def test_an_index_of_the_first_tokens_finds_what_a_search_of_all_finds_among_them(haystack, num_tokens: int) -> None:
+    index = make_index("pq", num_heads=1, head_dim=D, block_size=16)
+    index.add(haystack, haystack)
+    queries = torch.randn(1, 8, D, generator=torch.Generator().manual_seed(2))
+    everything = index._heads.search(queries.numpy(), N)[0]
+    first = index.first(haystack[:, :num_tokens])
+    found = first._heads.search(queries.numpy(), 256)[0]
+    for wanted, have in zip(everything, found, strict=True):
+        expected = set(wanted[wanted < num_tokens][:256].tolist())
+        assert len(expected & set(have.tolist())) >= 250  # codes have 16 levels a pair: ties at the end
+
+
+@pytest.mark.parametrize("name", ["flat", "pq", "ivf", "auto", "block_mean", "block_minmax"])
+@pytest.mark.parametrize("num_tokens", [64, 12_032])
+def test_an_index_of_the_first_tokens_is_as_good_as_one_made_of_them(haystack, name: str, num_tokens: int) -> None:
+    whole, own = make_index(name, **SHAPE), make_index(name, **SHAPE)
+    keys = haystack[:, :num_tokens]
+    whole.add(haystack, haystack)
+    own.add(keys, keys)
+    first = whole.first(keys)
+    assert first.num_tokens == num_tokens
+    queries = torch.randn(1, 64, D, generator=torch.Generator().manual_seed(3))
+    exact = torch.bmm(queries, keys.transpose(1, 2)).unflatten(2, (-1, S)).amax(3)
+    shares = [_share_of_best(index.block_logits(queries, keys, 16), exact) for index in (first, own)]
+    assert shares[0] >= shares[1] - 0.05, shares
+    assert whole.num_tokens == N
+
+
+def _share_of_best(logits_KQB: torch.Tensor, exact_KQB: torch.Tensor) -> float:
+    wanted = min(16, exact_KQB.shape[2])
+    best, have = exact_KQB.topk(wanted).indices, logits_KQB.topk(wanted)
+    seen = have.indices.masked_fill(have.values.isinf(), -1)
+    return (best[..., None] == seen[..., None, :]).any(-1).float().mean().item()
