@@ -20,6 +20,8 @@ LOCAL_OWNER = "local"
 """The owner of everything where no key is set."""
 
 _LEAST_CHARACTERS = 16
+_FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
+"""Headers of proxies: whom they ask for may be anywhere."""
 _LOOPBACK_NAMES = ("localhost", "localhost.localdomain")
 
 
@@ -106,7 +108,8 @@ def _check_host(request: Request, keys: Keys, allowed: tuple[str, ...]) -> None:
     if keys and not allowed:
         return
     name = _host_name(request.headers.get("host", ""))
-    if not keys and not _is_loopback(request.client.host if request.client else ""):
+    is_here = _is_loopback(request.client.host if request.client else "")
+    if not keys and (not is_here or any(header in request.headers for header in _FORWARDED)):
         raise ApiError(403, "without API keys only this machine is answered; set HSOKV_API_KEYS or keys_file")
     # a page of another site can make a browser ask 127.0.0.1 under a name of its own (DNS rebinding)
     if not _is_loopback(name) and name not in allowed:

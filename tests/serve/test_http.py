@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -209,6 +210,24 @@ def test_a_full_queue_is_429_and_what_was_taken_is_answered(ask: Ask, served: Se
     texts = {answer["choices"][0]["text"] for code, answer in answers if code == 200}
     assert len(texts) == 1
     assert all("retry-after" in answer for code, answer in answers if code == 429)
+
+
+def test_past_the_running_and_the_queued_a_request_is_429_with_the_time_to_wait(ask: Ask, served: Served) -> None:
+    taken = served.args.engine.max_running + served.args.engine.max_queued
+    owners = [served, replace(served, key=served.other_key)]
+    body = {**PROMPT, "max_tokens": 600, "stream": True}  # none ends before the last is sent
+    streams = [post(owners[number % 2], body) for number in range(taken + 4)]
+    with ThreadPoolExecutor(len(streams)) as pool:
+        answers = list(pool.map(lambda stream: stream.getresponse(), streams))
+    refused = [answer for answer in answers if answer.status == 429]
+    assert 1 <= len(refused) <= len(streams) - served.args.engine.max_queued  # they may all come before one has begun
+    assert [answer.status for answer in answers if answer not in refused] == [200] * (len(answers) - len(refused))
+    for answer in refused:
+        assert float(answer.headers["retry-after"]) > 0
+        assert json.loads(answer.read())["error"]["code"] == "overloaded"
+    for stream in streams:
+        stream.close()
+    wait_until(lambda: status(ask)["running"] == status(ask)["queued"] == 0, what="an idle engine")
 
 
 def test_metrics_are_of_every_process_and_add_up(ask: Ask, served: Served) -> None:

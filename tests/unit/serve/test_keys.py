@@ -1,7 +1,10 @@
 """Who is answered: with keys only their owners, without keys only this machine under its own name."""
 
 import asyncio
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -28,7 +31,7 @@ def answer(
     """Ask an application in this process; its model is never reached: the id in the path is not served."""
 
     async def call() -> httpx.Response:
-        transport = httpx.ASGITransport(make_app(services), client=(client, 1))
+        transport = httpx.ASGITransport(make_app(services), client=(client, 1), raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8000") as http:
             named = {name.replace("_", "-"): value for name, value in headers.items()}
             return await http.request(method, path, headers=named)
@@ -178,6 +181,39 @@ def test_without_keys_another_machine_is_not(client: str) -> None:
 )
 def test_without_keys_a_foreign_name_is_not_answered_though_it_resolves_here(host: str) -> None:
     assert answer(services(), host=host).status_code == 403
+
+
+@pytest.mark.parametrize("header", ["forwarded", "x_forwarded_for", "x_forwarded_host", "x_real_ip", "via"])
+def test_without_keys_what_a_proxy_on_this_machine_passes_on_is_not_answered(header: str) -> None:
+    assert answer(services(), host="127.0.0.1:8000", **{header: "203.0.113.9"}).status_code == 403
+
+
+def test_with_keys_exactly_the_public_routes_answer_without_one(keys: Keys) -> None:
+    with_keys = services(keys)
+    public = set()
+    for path, method in every_route(make_app(with_keys).routes):
+        concrete = re.sub(r"\{[^}]+\}", "x", path)
+        if answer(with_keys, concrete, method=method).status_code != 401:
+            public.add(path)
+    assert public == {"/health", "/", "/console", "/console/", "/console/schema", "/console/{name}"}
+
+
+def every_route(routes: list[Any]) -> Iterator[tuple[str, str]]:
+    """Yield path and method of what the router knows, described in OpenAPI or not."""
+    for route in routes:
+        inner = getattr(route, "original_router", route)  # FastAPI keeps included routers as they are
+        prefix = route.include_context.prefix if inner is not route else getattr(route, "path", "")
+        if getattr(inner, "routes", None):
+            yield from ((prefix + path, method) for path, method in every_route(inner.routes))
+        elif getattr(route, "methods", None):
+            yield from ((route.path, method) for method in route.methods)
+        else:
+            yield route.path, "GET"
+
+
+@pytest.mark.parametrize("path", ["//v1/models", "/health/../v1/models", "/console/%2e%2e/v1/models", "/HEALTH"])
+def test_no_spelling_of_a_path_gets_around_the_key(keys: Keys, path: str) -> None:
+    assert answer(services(keys), path).status_code in (401, 404)
 
 
 def test_public_is_exactly_health_the_page_and_its_files() -> None:
