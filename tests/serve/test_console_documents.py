@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 from console_page import STORY, WAIT_MS, add_file, answered, ask, row
 from playwright.sync_api import Page, expect
-from served_app import Served
+from served_app import Served, wait_until
 
 
 def test_a_dropped_file_is_encoded_before_ones_eyes_and_chosen_for_questions(page: Page) -> None:
@@ -20,7 +20,8 @@ def test_a_dropped_file_is_encoded_before_ones_eyes_and_chosen_for_questions(pag
         }""",
         ["dropped.txt", STORY],
     )
-    expect(row(page, "dropped.txt")).to_have_attribute("data-state", re.compile("queued|encoding|ready"))
+    begun = re.compile("queued|encoding|ready")
+    expect(row(page, "dropped.txt")).to_have_attribute("data-state", begun, timeout=WAIT_MS)
     expect(row(page, "dropped.txt")).to_have_attribute("data-state", "ready", timeout=WAIT_MS)
     expect(row(page, "dropped.txt").get_by_role("checkbox")).to_be_checked()
     expect(row(page, "dropped.txt")).to_contain_text("tokens")
@@ -95,8 +96,8 @@ def test_the_passages_shown_are_the_documents_own_characters(page: Page, app: Se
     page.get_by_role("button", name=re.compile(r"\d+ passages?")).click()
     marks = page.locator("#passages mark")
     expect(marks.first).to_be_visible()
-    stored = json.loads(page.evaluate("localStorage.getItem('hsokv.console')"))
-    passages = [each for each in stored["turns"][0]["answer"]["hsokv"]["passages"] if each["document"]]
+    told = wait_until(lambda: kept_answer(page)["hsokv"], what="a kept answer")  # it is kept a moment after it ends
+    passages = [each for each in told["passages"] if each["document"]]
     wanted = {STORY[each["char_begin"] : each["char_end"]] for each in passages}
     shown = set(marks.all_text_contents())
     assert shown
@@ -145,3 +146,8 @@ def test_passages_that_overlap_lose_no_character(open_page: Callable[..., Page])
     )
     assert joined
     assert all(whole == cut for whole, cut in joined)
+
+
+def kept_answer(page: Page) -> dict[str, Any]:
+    """Return the first answer as the page keeps it over a reload."""
+    return json.loads(page.evaluate("localStorage.getItem('hsokv.console')"))["turns"][0]["answer"]

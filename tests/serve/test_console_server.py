@@ -1,16 +1,12 @@
 """The console and its server: gone, locked, busy, followed by charts."""
 
-import contextlib
-import http.client
-import json
 import re
 from collections.abc import Callable
 
-import httpx
 import pytest
-from console_page import answered, ask, set_option
+from console_page import answered, ask
 from playwright.sync_api import Page, expect
-from served_app import KEYS, Served, wait_until
+from served_app import KEYS, Served
 
 
 def test_a_server_that_is_gone_is_said_to_be_and_found_again(page: Page) -> None:
@@ -55,36 +51,6 @@ def test_who_waves_the_key_away_is_told_how_to_give_it(open_page: Callable[..., 
     page.get_by_role("button", name="Use this key").click()
     expect(page.locator("#connection")).to_have_text("ready")
     expect(page.locator(".notice")).to_have_count(0)
-
-
-def test_a_busy_server_is_asked_again_by_itself(open_page: Callable[..., Page], served: Served) -> None:
-    page = open_page(served.url)
-    page.get_by_label("Key", exact=True).fill(KEYS["ben"])
-    page.keyboard.press("Enter")
-    expect(page.locator("#connection")).to_have_text("ready")
-    set_option(page, "How it answers", "Max tokens", "8")
-    with contextlib.ExitStack() as others:
-        for _ in range(served.args.limits.requests_per_owner):
-            others.enter_context(contextlib.closing(post_endless(served)))
-        wait_until(lambda: is_refused(served), what="a refusal")
-        ask(page, "Is there room?")
-        expect(page.locator(".turn .wait")).to_have_text(re.compile(r"which is the most.*Trying again in \d+ s"))
-    answered(page)
-
-
-def post_endless(served: Served) -> http.client.HTTPConnection:
-    """Ask for a long answer, which nobody reads."""
-    body = {"model": served.model, "prompt": "The", "max_tokens": 2000, "ignore_eos": True, "stream": True}
-    headers = {"Authorization": f"Bearer {KEYS['ben']}", "Content-Type": "application/json"}
-    connection = http.client.HTTPConnection(served.url.removeprefix("http://"))
-    connection.request("POST", "/v1/completions", json.dumps(body), headers)
-    return connection
-
-
-def is_refused(served: Served) -> bool:
-    body = {"model": served.model, "prompt": "The", "max_tokens": 1}
-    headers = {"Authorization": f"Bearer {KEYS['ben']}"}
-    return httpx.post(f"{served.url}/v1/completions", json=body, headers=headers, timeout=60).status_code == 429
 
 
 def test_the_charts_follow_the_server(page: Page) -> None:
