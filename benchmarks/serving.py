@@ -23,12 +23,16 @@ from typing import Any
 
 from harness import Target, write_result
 from serving_client import Client, Load
-from serving_systems import Direct, application, save_model, sources, transformers_serve
+from serving_systems import Direct, applications, save_model, sources, transformers_serve
 
 OURS = "application"
+UNGATHERED = "application, stream_interval_ms 0"
+ROUTES = {OURS: ("/", {}), UNGATHERED: ("/ungathered", {"stream_interval_ms": 0})}
 PORTS = {OURS: 8811, "transformers serve": 8812, "transformers serve, continuous batching": 8813}
 DIRECT = {"transformers generate": "generate", "transformers generate, batched": "batch", "engine": "engine"}
 STREAMS = (1, 4, 16)
+MAX_GAP_S = 0.5
+"""The longest a running stream may wait while a document is read."""
 
 Row = dict[str, Any]
 
@@ -38,7 +42,7 @@ class Plan:
     """How much is measured."""
 
     rounds: int = 5
-    num_tokens: int = 64
+    num_tokens: int = 128
     document_tokens: int = 100_000
     upload_streams: int = 4
 
@@ -70,7 +74,8 @@ def main() -> None:
 
 def start_systems(model: Path, folder: Path, stack: ExitStack) -> tuple[dict[str, Any], list[Row]]:
     """Return what can be asked, and what could not be started, with the reason."""
-    systems: dict[str, Any] = {OURS: stack.enter_context(application(model, PORTS[OURS], folder))}
+    clients = stack.enter_context(applications(model, PORTS[OURS], folder, dict(ROUTES.values())))
+    systems: dict[str, Any] = dict(zip(ROUTES, clients, strict=True))
     left_out = []
     for name, continuous in (("transformers serve", False), ("transformers serve, continuous batching", True)):
         try:
@@ -98,9 +103,9 @@ def measure_streams(systems: Mapping[str, Any], plan: Plan) -> dict[tuple[str, i
 
 
 def prompts(number: int, turn: int) -> list[str]:
-    """Return different prompts of about a hundred tokens."""
+    """Return different prompts of 30 to 50 tokens."""
     text = sources(60)[turn % 20 + 20]
-    return [f"{turn} {i}: {text[i * 300 : i * 300 + 300]}" for i in range(number)]
+    return [f"{turn} {i}: {text[i * 120 : i * 120 + 120]}" for i in range(number)]
 
 
 def stream_rows(loads: Mapping[tuple[str, int], Sequence[Load]]) -> list[Row]:
@@ -133,7 +138,7 @@ def measure_document(client: Client, plan: Plan) -> list[Row]:
 
 def measure_upload(client: Client, plan: Plan) -> list[Row]:
     """Return what running streams notice of a document that is being encoded."""
-    num_tokens = 6 * plan.num_tokens
+    num_tokens = 4 * plan.num_tokens
     alone = client.ask(prompts(plan.upload_streams, 1), num_tokens=num_tokens)
     document = upload(client, text_of(client, plan.document_tokens, seed=2), encode=True)
     started = state(client, document)
@@ -185,6 +190,12 @@ def targets(
             value=document[0]["first_token_s"] / document[1]["first_token_s"],
             bound=50,
             kind="at least",
+        ),
+        Target(
+            name="longest gap in streams while a document is encoded, ms",
+            value=upload[1]["gap_max_ms"],
+            bound=1e3 * MAX_GAP_S,
+            kind="at most",
         ),
     ]
     for peer in ("transformers serve", "transformers generate"):

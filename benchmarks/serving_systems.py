@@ -8,7 +8,8 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -110,8 +111,8 @@ def transformers_serve(folder: Path, port: int, *, continuous: bool) -> Iterator
 
 
 @contextmanager
-def application(folder: Path, port: int, root: Path) -> Iterator[Client]:
-    """Run the application with one replica on a Ray of its own."""
+def applications(folder: Path, port: int, root: Path, each: Mapping[str, Mapping[str, Any]]) -> Iterator[list[Client]]:
+    """Run an application of one replica at every route of `each`, with these arguments, on a Ray of its own."""
     os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
     sys.path.insert(0, str(Path(__file__).parents[1]))
     import ray
@@ -132,12 +133,17 @@ def application(folder: Path, port: int, root: Path) -> Iterator[Client]:
     )
     try:
         ray_serve.start(http_options={"host": "127.0.0.1", "port": port})
-        args = ServeArgs(
-            model=str(folder), name="bench", threads=THREADS, documents_dir=str(root / "documents"), replica_cpus=1
-        )
-        ray_serve.run(build(args), name="bench", route_prefix="/")
-        wait_until_ready(f"http://127.0.0.1:{port}/health", None)
-        yield Client(f"http://127.0.0.1:{port}", "bench")
+        clients = []
+        for number, (route, changed) in enumerate(each.items()):
+            documents = str(root / f"documents-{number}")
+            args = ServeArgs(
+                model=str(folder), name="bench", threads=THREADS, documents_dir=documents, replica_cpus=1, **changed
+            )
+            ray_serve.run(build(args), name=f"bench-{number}", route_prefix=route)
+            url = f"http://127.0.0.1:{port}{route.rstrip('/')}"
+            wait_until_ready(f"{url}/health", None)
+            clients.append(Client(url, "bench"))
+        yield clients
     finally:
         ray_serve.shutdown()
         ray.shutdown()
@@ -207,7 +213,7 @@ def _generate(folder: str, *, batched: bool) -> Any:
 def _engine(folder: str) -> Any:
     from hsokv_ray.inference.checkpoints import ModelSource
     from hsokv_ray.inference.engine import Engine, EngineConfig, Generation, Sampling
-    from hsokv_ray.inference.engine.events import Piece
+    from hsokv_ray.inference.engine.events import Event, Piece
     from hsokv_ray.inference.loading import load
     from hsokv_ray.longcontext.prefixes import LocalPrefixes
 
@@ -222,10 +228,13 @@ def _engine(folder: str) -> Any:
             engine.submit(Generation(str(number), loaded.tokenizer(text)["input_ids"], sampling=sampling))
             for number, text in enumerate(texts)
         ]
-        heard = []
-        for stream in streams:  # the first alone is heard as it comes; more only count together
+
+        def hear(stream: Iterable[Event]) -> Heard:
             arrivals = [time.perf_counter() - start for event in stream if isinstance(event, Piece)]
-            heard.append(Heard(arrivals[0], time.perf_counter() - start, num_tokens, arrivals))
+            return Heard(arrivals[0], time.perf_counter() - start, num_tokens, arrivals)
+
+        with ThreadPoolExecutor(len(streams)) as threads:
+            heard = list(threads.map(hear, streams))
         return Load(heard, time.perf_counter() - start)
 
     return answer

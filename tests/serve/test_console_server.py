@@ -3,8 +3,9 @@
 import re
 from collections.abc import Callable
 
+import httpx
 import pytest
-from console_page import answered, ask
+from console_page import answered, ask, set_option
 from playwright.sync_api import Page, expect
 from served_app import KEYS, Served
 
@@ -51,6 +52,21 @@ def test_who_waves_the_key_away_is_told_how_to_give_it(open_page: Callable[..., 
     page.get_by_role("button", name="Use this key").click()
     expect(page.locator("#connection")).to_have_text("ready")
     expect(page.locator(".notice")).to_have_count(0)
+
+
+def test_a_busy_server_is_asked_again_by_itself(
+    open_page: Callable[..., Page], start_app: Callable[..., Served]
+) -> None:
+    engine = {"max_running": 8, "max_queued": 8, "max_new_tokens": 100_000}
+    busy = start_app("busy", "/busy", limits={"requests_per_owner": 1}, engine=engine)
+    page = open_page(busy.url)
+    set_option(page, "How it answers", "Max tokens", "8")
+    body = {"model": busy.model, "prompt": "The", "max_tokens": 100_000, "ignore_eos": True, "stream": True}
+    with httpx.stream("POST", f"{busy.url}/v1/completions", json=body, timeout=60) as other:
+        assert other.status_code == 200
+        ask(page, "Is there room?")
+        expect(page.locator(".turn .wait")).to_have_text(re.compile(r"wait for some to end.*Trying again in \d+ s"))
+    answered(page)
 
 
 def test_the_charts_follow_the_server(page: Page) -> None:
