@@ -41,7 +41,7 @@ Row = dict[str, Any]
 class Plan:
     """How much is measured."""
 
-    rounds: int = 5
+    rounds: int = 4
     num_tokens: int = 128
     document_tokens: int = 100_000
     upload_streams: int = 4
@@ -97,6 +97,7 @@ def measure_streams(systems: Mapping[str, Any], plan: Plan) -> dict[tuple[str, i
         for number in STREAMS:
             for name, system in systems.items():
                 load = system.ask(prompts(number, turn), num_tokens=plan.num_tokens)
+                print(f"round {turn}: {name}, {number} streams: {load.tokens_per_s:.0f} tokens/s", flush=True)
                 if turn >= 0:
                     loads.setdefault((name, number), []).append(load)
     return loads

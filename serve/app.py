@@ -12,7 +12,7 @@ from ray.serve.handle import DeploymentHandle
 
 from serve.actors import get_or_create
 from serve.args import ServeArgs
-from serve.board import EVERY_S, Board, Report, families_of, rss_bytes
+from serve.board import Board, Report, families_of, keep_posting, rss_bytes
 from serve.documents.actor import documents_link
 from serve.encoder import encoder_deployment
 from serve.gateway import make_app
@@ -62,15 +62,14 @@ class Gateway:
             limit=OwnerLimit(args.limits.requests_per_owner),
         )
         self._ended = threading.Event()
-        threading.Thread(target=self._keep_reporting, name="report", daemon=True).start()
+        posting = (self._services.board, self._report, self._ended)
+        threading.Thread(target=keep_posting, args=posting, name="report", daemon=True).start()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return make_app(self._services)
 
-    def _keep_reporting(self) -> None:
-        while not self._ended.wait(EVERY_S):
-            families = families_of(self._services.metrics.registry)
-            self._services.board.post.remote(Report(self._source, "gateway", families, rss_bytes()))
+    def _report(self) -> Report:
+        return Report(self._source, "gateway", families_of(self._services.metrics.registry), rss_bytes())
 
 
 def build(args: ServeArgs) -> Application:

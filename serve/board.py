@@ -1,12 +1,17 @@
 """The board: an actor to which every process of the application sends its metrics, so that one scrape shows all."""
 
+import logging
 import os
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import psutil
 from prometheus_client import CollectorRegistry
+
+logger = logging.getLogger(__name__)
 
 READY = "ready"
 """The number that says whether a replica of the model can answer."""
@@ -75,6 +80,18 @@ class Board:
     def _forget(self) -> None:
         oldest = self._clock() - STALE_S
         self._reports = {source: each for source, each in self._reports.items() if each[0] >= oldest}
+
+
+def keep_posting(board: Any, report: Callable[[], Report], ended: threading.Event, every_s: float = EVERY_S) -> None:
+    """Send `report()` to the actor `board` again and again until `ended`; what goes wrong is logged and tried again.
+
+    A process that no longer reports counts as one that has ended.
+    """
+    while not ended.wait(every_s):
+        try:
+            board.post.remote(report())
+        except Exception:
+            logger.exception("the metrics could not be sent; trying again in %.0f s", every_s)
 
 
 def families_of(registry: CollectorRegistry) -> tuple[Family, ...]:

@@ -16,7 +16,7 @@ from hsokv_ray.errors import ConfigError, HsokvError, Overloaded
 from hsokv_ray.inference.engine.events import Event, Failed, Finished, Piece
 from hsokv_ray.inference.engine.requests import Generation
 from serve.args import ServeArgs
-from serve.board import EVERY_S, READY, Report, families_of, rss_bytes
+from serve.board import READY, Report, families_of, keep_posting, rss_bytes
 from serve.calls import GenerateCall, ModelFacts, Refused, Sources
 from serve.errors import ApiError, of
 from serve.metrics import ReplicaMetrics
@@ -81,7 +81,8 @@ class Generator:
         self._readers = BoundedPool(args.engine.max_queued, "documents of requests are being read", "read")
         self._encoders = ThreadPoolExecutor(max_workers=8, thread_name_prefix="encode")
         self._ended = threading.Event()
-        threading.Thread(target=self._keep_reporting, name="report", daemon=True).start()
+        posting = (self._board, self._report, self._ended)
+        threading.Thread(target=keep_posting, args=posting, name="report", daemon=True).start()
 
     async def generate(self, call: GenerateCall) -> AsyncIterator[list[Event | Refused | Sources]]:
         """Yield the events of a request, all there are at a time; the last are `Finished`, `Failed` or `Refused`."""
@@ -273,13 +274,11 @@ class Generator:
             return False
         return True
 
-    def _keep_reporting(self) -> None:
-        while not self._ended.wait(EVERY_S):
-            numbers = self._numbers()
-            for name, text in _HELP.items():
-                self._metrics.set(name, numbers[name], text)
-            families = families_of(self._metrics.registry)
-            self._board.post.remote(Report(self._source, "generator", families, rss_bytes(), numbers))
+    def _report(self) -> Report:
+        numbers = self._numbers()
+        for name, text in _HELP.items():
+            self._metrics.set(name, numbers[name], text)
+        return Report(self._source, "generator", families_of(self._metrics.registry), rss_bytes(), numbers)
 
 
 _HELP = {

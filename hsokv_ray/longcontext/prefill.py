@@ -1,6 +1,6 @@
 """Read tokens into a cache, piece by piece, without computing logits.
 
-Shapes: T tokens.
+Shapes: T tokens, N tokens of several prompts.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,8 +10,9 @@ import torch
 
 from hsokv_ray.errors import ConfigError
 from hsokv_ray.longcontext.cache import RetrievalCache
+from hsokv_ray.longcontext.side_by_side import Sequenced, SideBySideCache
 
-_PIECE_TOKENS = 512
+PIECE_TOKENS = 512
 """Tokens of one forward pass, about: enough for the matrix products, little for the activations."""
 
 _LARGEST_POSITION = 2**17
@@ -31,20 +32,28 @@ class Reading:
         """Tokens still to read."""
         return len(self._prompt_T) - self.done
 
-    def read(self, piece_tokens: int | None = None, *, stop_at: int | None = None) -> torch.Tensor:
-        """Read the next piece; return its ids.
+    @property
+    def cache(self) -> RetrievalCache:
+        """Where it is read into."""
+        return self._cache
+
+    def next_piece(self, piece_tokens: int | None = None, *, stop_at: int | None = None) -> torch.Tensor:
+        """Return the ids of the next piece, which is not read yet.
 
         Args:
             piece_tokens: tokens of the piece, about; None: as suits the machine. Past the window it ends where a chunk
                 of the row does, so that what is kept does not depend on how the prompt was cut.
             stop_at: token of the prompt before which the piece ends; past the window, the end of a chunk.
         """
-        end = self._next_end(piece_tokens or _PIECE_TOKENS)
-        end = end if stop_at is None else min(end, stop_at)
+        end = self._next_end(piece_tokens or PIECE_TOKENS)
+        return self._prompt_T[self.done : end if stop_at is None else min(end, stop_at)]
+
+    def read(self, piece_tokens: int | None = None, *, stop_at: int | None = None) -> torch.Tensor:
+        """Read the next piece, as `next_piece` cuts it; return its ids."""
+        ids_T = self.next_piece(piece_tokens, stop_at=stop_at)
         _keep_positions_small(self._cache)
-        ids_T = self._prompt_T[self.done : end]
         _forward(self._model, self._cache, ids_T)
-        self.done = end
+        self.done += len(ids_T)
         return ids_T
 
     def _next_end(self, piece_tokens: int) -> int:
@@ -55,6 +64,28 @@ class Reading:
         if inside:
             return min(total, self.done + min(inside, several))
         return min(total, self.done + several - row.length % chunk)
+
+
+@torch.no_grad()
+def read_side_by_side(model: Any, pieces: Sequence[tuple[Reading, torch.Tensor]]) -> dict[int, Exception]:
+    """Read the next piece of each reading in one forward pass; return number of the reading -> what it raised.
+
+    Short prompts are too little for the matrix products one by one. Raises `ConfigError` where the model has lost its
+    retrieval attention.
+    """
+    sequences, positions = [], []
+    for reading, ids_T in pieces:
+        _keep_positions_small(reading.cache)
+        rows = reading.cache.rows(0)
+        sequences.append(Sequenced(rows, reading.cache.watch, len(ids_T)))
+        positions.append(torch.arange(rows[0].position, rows[0].position + len(ids_T), device=ids_T.device))
+    cache = SideBySideCache(sequences)
+    ids_1N = torch.cat([ids_T for _, ids_T in pieces])[None]
+    model.base_model(input_ids=ids_1N, position_ids=torch.cat(positions)[None], past_key_values=cache, use_cache=True)
+    cache.check()
+    for reading, ids_T in pieces:
+        reading.done += len(ids_T)
+    return cache.errors
 
 
 def feed(

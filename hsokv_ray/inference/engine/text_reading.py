@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from hsokv_ray.inference.engine.served import ServedModel
+from hsokv_ray.longcontext import prefill
 from hsokv_ray.longcontext.cache import RetrievalCache
 from hsokv_ray.longcontext.config import Resolved
 from hsokv_ray.longcontext.prefill import Reading
@@ -57,17 +58,40 @@ class TextReading:
 
     def read(self, piece_tokens: int | None = None) -> int:
         """Read the next piece, of about `piece_tokens` or as suits the machine; return how many it had."""
-        ids_T = self._reading.read(piece_tokens, stop_at=self._marks[0] if self._marks else None)
+        ids_T = self._reading.read(piece_tokens, stop_at=self._next_mark)
+        self._note(ids_T)
+        return len(ids_T)
+
+    def next_piece(self, piece_tokens: int | None = None) -> torch.Tensor:
+        """Return the ids [T] that `read` would read."""
+        return self._reading.next_piece(piece_tokens, stop_at=self._next_mark)
+
+    @property
+    def _next_mark(self) -> int | None:
+        return self._marks[0] if self._marks else None
+
+    def _note(self, ids_T: torch.Tensor) -> None:
         if self._recorder is not None:
             self._recorder.note(ids_T.cpu().numpy())
             if self._marks and self.done == self._marks[0]:
                 self._recorder.mark(self.rows)
                 self._marks.pop(0)
-        return len(ids_T)
 
     def cut(self) -> Encoded | None:
         """Return what has been read up to the last mark."""
         return None if self._recorder is None else self._recorder.cut(self.rows)
+
+
+def read_side_by_side(served: ServedModel, pieces: Sequence[tuple[TextReading, torch.Tensor]]) -> dict[int, Exception]:
+    """Read the next piece of each text in one forward pass; return number of the text -> what it raised."""
+    errors = prefill.read_side_by_side(served.model, [(text._reading, ids_T) for text, ids_T in pieces])
+    for number, (text, ids_T) in enumerate(pieces):
+        if number not in errors:
+            try:
+                text._note(ids_T)
+            except Exception as error:  # of its request alone
+                errors[number] = error
+    return errors
 
 
 def plain_reading(

@@ -22,8 +22,9 @@ from hsokv_ray.inference.engine.publishing import Publisher
 from hsokv_ray.inference.engine.served import ServedModel
 from hsokv_ray.inference.engine.stats import Counters
 from hsokv_ray.inference.engine.task import Task
-from hsokv_ray.inference.engine.text_reading import TextReading
+from hsokv_ray.inference.engine.text_reading import TextReading, read_side_by_side
 from hsokv_ray.inference.engine.turns import Turns
+from hsokv_ray.longcontext.prefill import PIECE_TOKENS
 from hsokv_ray.longcontext.row import Row
 
 
@@ -129,7 +130,7 @@ class Worker:
         waiting = bool(self._running)
         start = self._clock()
         if self._prompts:
-            self._read_prompt(self._prompts[0], self._piece_tokens(waiting))
+            self._read_prompts(self._piece_tokens(waiting))
         else:
             self._read_text(self._jobs[0], self._piece_tokens(waiting))
         if waiting:
@@ -145,15 +146,38 @@ class Worker:
             return self._config.piece_tokens
         return self._served.settings.chunk if waiting else None
 
-    def _read_prompt(self, task: Task, piece_tokens: int | None) -> None:
-        self._prompts.rotate(-1)
+    def _read_prompts(self, piece_tokens: int | None) -> None:
+        """Read a piece of the prompt whose turn it is, and of as many others as fit beside it."""
+        tasks, pieces = self._next_pieces(piece_tokens)
         try:
+            errors = read_side_by_side(self._served, pieces)
+        except Exception as error:  # nobody knows which tokens the rows have taken
+            errors = dict.fromkeys(range(len(tasks)), error)
+        for number, task in enumerate(tasks):
+            self._prompts.remove(task)  # to the end of the line
+            self._prompts.append(task)
+            self.counters.read_tokens += len(pieces[number][1])
+            try:
+                if number in errors:
+                    raise errors[number]
+                if not pieces[number][0].num_left:
+                    self._end_reading(task)
+            except Exception as error:
+                self._fail(task, error)
+
+    def _next_pieces(self, piece_tokens: int | None) -> tuple[list[Task], list[tuple[TextReading, torch.Tensor]]]:
+        """Return prompts and their pieces: the first one's, and those that end within `piece_tokens` of all."""
+        tasks, pieces, left = [], [], piece_tokens or PIECE_TOKENS
+        for task in self._prompts:
             reading = _reading_of(task)
-            self.counters.read_tokens += reading.read(piece_tokens)
-            if not reading.num_left:
-                self._end_reading(task)
-        except Exception as error:
-            self._fail(task, error)
+            ids_T = reading.next_piece(left)
+            if not tasks or len(ids_T) <= left:
+                tasks.append(task)
+                pieces.append((reading, ids_T))
+                left -= len(ids_T)
+            if left <= 0:
+                break
+        return tasks, pieces
 
     def _end_reading(self, task: Task) -> None:
         reading = task.end_reading(self._served)

@@ -412,7 +412,7 @@ def test_gradients_and_inference_mode_leave_no_trace_in_a_memory(llama: Any, tex
 def test_positions_start_again_before_angles_lose_their_precision(
     llama: Any, text: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("hsokv_ray.longcontext.prefill._PIECE_TOKENS", 16)
+    monkeypatch.setattr("hsokv_ray.longcontext.prefill.PIECE_TOKENS", 16)
     with LongContext(llama, config=config()) as lc:
         expected = lc.encode(text)
         monkeypatch.setattr("hsokv_ray.longcontext.prefill._LARGEST_POSITION", 150)

@@ -1,13 +1,15 @@
 """/health: answered from what replicas report, so that generations are not in its way; asked of them only in doubt."""
 
 import asyncio
+import threading
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 
 from serve.args import ServeArgs
-from serve.board import READY, Board, Report
+from serve.board import READY, Board, Report, keep_posting
 from serve.calls import ModelFacts
 from serve.gateway import make_app
 from serve.routes import models
@@ -89,3 +91,18 @@ def test_a_replica_whose_engine_has_died_is_not_ready() -> None:
     board = Board()
     board.post(Report("a", "generator", numbers={READY: False}))
     assert health(board, Replica(is_free=False)) == 503
+
+
+def test_a_report_that_fails_is_logged_and_the_next_one_sent(caplog: pytest.LogCaptureFixture):
+    board, ended, reports = Board(), threading.Event(), iter([ValueError("no numbers"), Report("a", "generator")])
+
+    def report() -> Report:
+        next_one = next(reports)
+        if isinstance(next_one, Exception):
+            raise next_one
+        ended.set()
+        return next_one
+
+    keep_posting(SimpleNamespace(post=SimpleNamespace(remote=board.post)), report, ended, every_s=0.01)
+    assert [each.source for each in board.read()] == ["a"]
+    assert "no numbers" in caplog.text

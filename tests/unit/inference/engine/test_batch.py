@@ -13,7 +13,7 @@ from hsokv_ray.inference.engine.config import EngineConfig
 from hsokv_ray.inference.engine.requests import Sampling
 from hsokv_ray.inference.engine.sampling import Sampler
 from hsokv_ray.inference.engine.served import ServedModel
-from hsokv_ray.inference.engine.text_reading import plain_reading
+from hsokv_ray.inference.engine.text_reading import TextReading, plain_reading, read_side_by_side
 from hsokv_ray.inference.loading import LoadedModel
 from hsokv_ray.models.configuration_hmst import HMSTConfig
 from hsokv_ray.models.modeling_hmst import HMSTForCausalLM
@@ -48,7 +48,7 @@ def served(request: pytest.FixtureRequest, loaded: LoadedModel) -> Any:
 
 @torch.no_grad()
 def choice(served: ServedModel, ids: list[int]) -> Choice:
-    reading = plain_reading(served, ids[:-1], served.recorder(None, served.settings), served.settings)
+    reading = _reading(served, ids[:-1])
     while reading.num_left:
         reading.read(512)
     greedy = Sampling(temperature=0)
@@ -111,3 +111,23 @@ def test_a_row_that_raises_takes_no_other_with_it(served: ServedModel, text: lis
     for row in (0, 2):
         (alone,) = steps(Batch(served.model), [choice(served, prompts[row])], 1)
         torch.testing.assert_close(logits[row], alone[0], atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_pieces_side_by_side_give_the_rows_of_each_alone(served: ServedModel, text: list[int]):
+    prompts = [text[:300], text[10:30], text[50:250], text[:64], text[:63]]
+    together = [_reading(served, prompt) for prompt in prompts]
+    while left := [reading for reading in together if reading.num_left]:
+        assert not read_side_by_side(served, [(reading, reading.next_piece(32)) for reading in left])
+    for reading, prompt in zip(together, prompts, strict=True):
+        alone = _reading(served, prompt)
+        while alone.num_left:
+            alone.read(512)
+        for row, other in zip(reading.rows, alone.rows, strict=True):
+            assert (row.length, row.position) == (other.length, other.position)
+            torch.testing.assert_close(row.local.keys, other.local.keys, atol=1e-4, rtol=0)
+            torch.testing.assert_close(row.local.values, other.local.values, atol=1e-4, rtol=0)
+
+
+def _reading(served: ServedModel, ids: list[int]) -> TextReading:
+    return plain_reading(served, ids, served.recorder(None, served.settings), served.settings)

@@ -123,6 +123,37 @@ def test_prompts_are_read_before_texts_and_both_in_turn(make_bench: Callable[...
     assert bench.worker.num_reading == 1, "the short prompt passed the long one"
 
 
+def test_short_prompts_are_read_side_by_side(
+    make_bench: Callable[..., Bench], alone: Callable[..., list[int]], text: list[int]
+):
+    bench = make_bench(piece_tokens=256)
+    prompts = [text[begin : begin + length] for begin, length in ((0, 30), (7, 1), (40, 25), (90, 300), (20, 61))]
+    streams = [bench.start(generation(ids)) for ids in prompts]
+    bench.turns(1)
+    assert bench.worker.num_reading == 1, "the long one has more to read, the others fitted beside it"
+    while bench.worker.has_work:
+        bench.turns(1)
+    for ids, stream in zip(prompts, streams, strict=True):
+        assert ids_of(stream.take(0)) == alone(ids, 10)
+
+
+def test_a_prompt_that_raises_takes_no_other_with_it(
+    make_bench: Callable[..., Bench], alone: Callable[..., list[int]], text: list[int]
+):
+    bench = make_bench()
+    streams = [bench.start(generation(text[:length])) for length in (20, 30, 40)]
+
+    def fail(*args: Any) -> None:
+        raise MemoryError("no room for this row")
+
+    bench.worker.tasks[1].rows[-1].absorb = fail
+    while bench.worker.has_work:
+        bench.turns(1)
+    assert ids_of(streams[0].take(0)) == alone(text[:20], 10)
+    assert "no room" in [event for event in streams[1].take(0) if isinstance(event, Failed)][0].message
+    assert ids_of(streams[2].take(0)) == alone(text[:40], 10)
+
+
 def test_a_cancelled_request_is_gone_after_the_next_turn(make_bench: Callable[..., Bench], text: list[int]):
     bench = make_bench()
     streams = [bench.start(generation(text[:length], n=2, **ENDLESS)) for length in (5, 200)]
