@@ -164,7 +164,7 @@ def wait_until_ready(url: str, server: "subprocess.Popen[bytes] | None") -> None
 
 
 def _serve_pipe(pipe: Any, kind: str, folder: str) -> None:
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(1 if kind == "engine" else THREADS)
     answer = _engine(folder) if kind == "engine" else _generate(folder, batched=kind == "batch")
     pipe.send("ready")
     while True:
@@ -218,7 +218,7 @@ def _engine(folder: str) -> Any:
     from hsokv_ray.longcontext.prefixes import LocalPrefixes
 
     loaded = load(ModelSource(model=folder, tokenizer=folder, folder=Path(folder)), device="cpu")
-    engine = Engine(loaded, EngineConfig(), prefixes=LocalPrefixes(2**30))
+    engine = Engine(loaded, EngineConfig(), prefixes=LocalPrefixes(2**30), num_threads=THREADS)
 
     def answer(prompts: list[str], num_tokens: int) -> Load:
         texts = [chat_text(loaded.tokenizer, prompt) for prompt in prompts]

@@ -19,6 +19,7 @@ from serve.args import ServeArgs
 from serve.board import READY, Report, families_of, keep_posting, rss_bytes
 from serve.calls import GenerateCall, ModelFacts, Refused, Sources
 from serve.errors import ApiError, of
+from serve.gathering import merged, rest_s
 from serve.metrics import ReplicaMetrics
 from serve.pools import BoundedPool
 
@@ -60,7 +61,7 @@ class Generator:
         from serve.texts import Texts
 
         sys.setswitchinterval(_SWITCH_S)
-        torch.set_num_threads(args.threads or _fair_threads(args))  # Ray sets OMP_NUM_THREADS to 1
+        torch.set_num_threads(1)  # but for the engine's thread, below
         self._args, self._source = args, source
         self._loaded = load(resolve(model), device=args.device)
         documents = documents_link(app, root=documents_folder(args.documents_dir), limits=args.limits)
@@ -69,7 +70,8 @@ class Generator:
         self._kept_bytes = max(shared_bytes, args.engine.prefix_cache_bytes)
         self._prefixes = SharedPrefixes(registry.connect, local_bytes=args.engine.prefix_cache_bytes)
         config = args.engine.model_copy(update={"unlimited": args.reads_past_window})
-        self._engine = Engine(self._loaded, config, prefixes=self._prefixes)
+        threads = args.threads or _fair_threads(args)
+        self._engine = Engine(self._loaded, config, prefixes=self._prefixes, num_threads=threads)
         model_served = self._engine.served
         self._texts = Texts(self._loaded.tokenizer, model_served.vocab_size, model_served.max_input_tokens)
         self._reader = Reader(self._engine, self._texts, self._prefixes, documents)
@@ -80,6 +82,7 @@ class Generator:
         self._threads = ThreadPoolExecutor(max_workers=most, thread_name_prefix="request")
         self._readers = BoundedPool(args.engine.max_queued, "documents of requests are being read", "read")
         self._encoders = ThreadPoolExecutor(max_workers=8, thread_name_prefix="encode")
+        self._num_streams = 0
         self._ended = threading.Event()
         posting = (self._board, self._report, self._ended)
         threading.Thread(target=keep_posting, args=posting, name="report", daemon=True).start()
@@ -88,6 +91,7 @@ class Generator:
         """Yield the events of a request, all there are at a time; the last are `Finished`, `Failed` or `Refused`."""
         gone = threading.Event()
         stream, is_over = None, False
+        self._num_streams += 1
         try:
             pool = self._readers if call.documents else self._threads  # reading waits, for long
             try:
@@ -99,9 +103,10 @@ class Generator:
                 yield [begun]
                 return
             stream, chain, prompt_ids = begun.stream, begun.chain, begun.prompt_ids
-            rest_s, is_written = self._rest_s(call), False
-            while events := await stream.atake(rest_s=rest_s if is_written else 0):
+            is_written, is_each = False, call.is_streamed and not self._args.stream_interval_ms
+            while events := await stream.atake(rest_s=self._rest_s(call) if is_written else 0):
                 self._count(events)
+                events = events if is_each else merged(events)
                 is_written = is_written or any(isinstance(event, Piece) for event in events)
                 is_over = isinstance(events[-1], Finished | Failed)
                 if call.passages and isinstance(finished := events[-1], Finished):
@@ -114,6 +119,7 @@ class Generator:
             raise
         finally:
             gone.set()
+            self._num_streams -= 1
             if not is_over:
                 self._metrics.cancelled.inc()
             if stream is not None:
@@ -169,7 +175,9 @@ class Generator:
 
     def _rest_s(self, call: GenerateCall) -> float:
         """Return how long an answer's pieces gather: each one crosses three processes."""
-        return self._args.stream_interval_ms / 1000 if call.is_streamed else _UNREAD_REST_S
+        if not call.is_streamed:
+            return _UNREAD_REST_S
+        return rest_s(self._args.stream_interval_ms / 1000, self._num_streams)
 
     def _begin(self, call: GenerateCall, gone: threading.Event) -> "_Begun | Refused":
         """Read the documents and hand the prompt to the engine; in a thread, because both wait."""

@@ -49,6 +49,9 @@ class Engine:
         loaded: a decoder-only model of a served family; nobody else may generate with it meanwhile.
         config: limits, and how reading and generating share the time.
         prefixes: where texts that were read are kept; None: in this process, `prefix_cache_bytes` of them.
+        num_threads: CPU threads of the engine's thread; every other thread of this process has one from then on. OpenMP
+            waits without sleeping only while all threads of a process find a core of their own, and steps of a small
+            model take twice as long where it sleeps. None: nothing is set.
         clock: seconds.
 
     Raises `ConfigError`: the model's family is not served, or the settings do not fit the model.
@@ -60,6 +63,7 @@ class Engine:
         config: EngineConfig | None = None,
         prefixes: Prefixes | None = None,
         *,
+        num_threads: int | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.config = config or EngineConfig()
@@ -74,13 +78,17 @@ class Engine:
         self._refusal: RunError | None = None
         """Why nothing new is taken."""
         self._closing = False
+        self._started = threading.Event()
         self._idle = True
         """Whether the thread waits for work; what has just been queued it has not seen yet."""
         self._searches = ThreadPoolExecutor(
             self.config.max_queued + self.config.max_running, thread_name_prefix="engine-prefix"
         )
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(num_threads,), name="engine", daemon=True)
         self._thread.start()
+        if num_threads is not None:
+            self._started.wait()
+            torch.set_num_threads(1)  # of this thread, and of those that begin later
         logger.info("engine: %s", self.served.describe())
 
     def __enter__(self) -> Self:
@@ -183,7 +191,10 @@ class Engine:
 
     # the engine's thread
 
-    def _run(self) -> None:
+    def _run(self, num_threads: int | None) -> None:
+        if num_threads is not None:
+            torch.set_num_threads(num_threads)
+        self._started.set()
         try:
             with torch.no_grad():
                 while (new := self._next()) is not None:

@@ -10,6 +10,7 @@ from concurrent.futures import CancelledError
 from typing import Any
 
 import pytest
+import torch
 
 from hsokv_ray.errors import ConfigError, Overloaded, RunError
 from hsokv_ray.inference.engine import Engine, Failed, Finished, Piece, Started
@@ -316,3 +317,17 @@ def test_a_model_of_another_family_is_refused(loaded: LoadedModel):
     with pytest.raises(ConfigError, match="gpt2"):
         Engine(LoadedModel(other, loaded.tokenizer, loaded.source))
     assert threading.active_count() == threads
+
+
+def test_the_engine_s_thread_alone_has_the_threads_of_the_cpu(loaded: LoadedModel, text: list[int]):
+    before, told = torch.get_num_threads(), []
+    try:
+        with Engine(loaded, num_threads=2) as engine:
+            engine.encode(text, on_tokens=lambda done: told.append(torch.get_num_threads())).result()
+            other = threading.Thread(target=lambda: told.append(torch.get_num_threads()))
+            other.start()
+            other.join()
+        assert set(told[:-1]) == {2}
+        assert told[-1] == torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)

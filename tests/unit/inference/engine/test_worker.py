@@ -150,7 +150,7 @@ def test_a_prompt_that_raises_takes_no_other_with_it(
     while bench.worker.has_work:
         bench.turns(1)
     assert ids_of(streams[0].take(0)) == alone(text[:20], 10)
-    assert "no room" in [event for event in streams[1].take(0) if isinstance(event, Failed)][0].message
+    assert "out of memory" in [event for event in streams[1].take(0) if isinstance(event, Failed)][0].message
     assert ids_of(streams[2].take(0)) == alone(text[:40], 10)
 
 
