@@ -150,25 +150,16 @@ def refusal_of(error: BaseException) -> Refused:
 
 
 class _Clock:
-    """Measures the time to the first token and between tokens of one prompt."""
+    """Measures the time to the first token of one prompt."""
 
     def __init__(self, metrics: GatewayMetrics) -> None:
         self._metrics = metrics
-        self._last: float = time.perf_counter()
-        self._is_first = True
+        self._began_s: float | None = time.perf_counter()
 
     def see(self, events: list[AnyEvent]) -> None:
-        num_tokens = sum(len(event.token_ids) for event in events if isinstance(event, Piece))
-        if not num_tokens:
-            return
-        now = time.perf_counter()
-        passed, self._last = now - self._last, now
-        if self._is_first:
-            self._metrics.first_token_s.observe(passed)
-            self._is_first = False
-            return
-        for _ in range(num_tokens):
-            self._metrics.between_tokens_s.observe(passed / num_tokens)
+        if self._began_s is not None and any(isinstance(event, Piece) and event.token_ids for event in events):
+            self._metrics.first_token_s.observe(time.perf_counter() - self._began_s)
+            self._began_s = None
 
 
 def _is_end(events: list[AnyEvent], call: GenerateCall) -> bool:

@@ -54,6 +54,7 @@ class Generator:
         from serve.actors import get_or_create
         from serve.board import Board
         from serve.documents.actor import documents_link
+        from serve.engine_metrics import EngineCollector
         from serve.newest import documents_folder
         from serve.reading import Reader
         from serve.segments import renewed_segments, segments_bytes
@@ -78,6 +79,8 @@ class Generator:
         self._documents, self._board = documents, get_or_create(Board, app, "board")
         self._model, self._created = model, int(time.time())
         self._metrics, self._rate = ReplicaMetrics(), _Rate()
+        collector = EngineCollector(self._engine.stats, self._prefixes.stats, lambda: self._rate.per_s)
+        self._metrics.registry.register(collector)
         most = args.engine.max_running + args.engine.max_queued
         self._threads = ThreadPoolExecutor(max_workers=most, thread_name_prefix="request")
         self._readers = BoundedPool(args.engine.max_queued, "documents of requests are being read", "read")
@@ -106,13 +109,13 @@ class Generator:
             is_written, is_each = False, call.is_streamed and not self._args.stream_interval_ms
             while events := await stream.atake(rest_s=self._rest_s(call) if is_written else 0):
                 self._count(events)
-                events = events if is_each else merged(events)
+                sent: list[Event | Refused | Sources] = [*(events if is_each else merged(events))]
                 is_written = is_written or any(isinstance(event, Piece) for event in events)
                 is_over = isinstance(events[-1], Finished | Failed)
                 if call.passages and isinstance(finished := events[-1], Finished):
                     find = functools.partial(self._sources, chain, prompt_ids, finished)
-                    events.append(await self._in_thread(self._threads, find))
-                yield events
+                    sent.append(await self._in_thread(self._threads, find))
+                yield sent
         except Exception:
             is_over = True
             self._metrics.failed.labels("internal").inc()
@@ -228,8 +231,6 @@ class Generator:
             raise
         told.note("ready", len(chain), len(chain), digest=encoded.digest)
         seconds = time.monotonic() - begin_s
-        self._metrics.encoded_tokens.inc(len(chain) - num_known)
-        self._metrics.encode_s.inc(seconds)
         return {"num_tokens": len(chain), "cached_tokens": num_known, "seconds": seconds}
 
     async def _in_thread(
@@ -262,17 +263,14 @@ class Generator:
         self._rate.add(num_new)
 
     def _numbers(self) -> dict[str, float]:
-        stats, kept = self._engine.stats(), self._prefixes.stats().local
+        stats = self._engine.stats()
         return {
             READY: self._is_ready(),
             "running": stats.running + stats.reading,
             "queued": stats.queued,
             "tokens_total": self._rate.total,
-            "tokens_per_s": self._rate.per_s(),
-            "segment_bytes": kept.bytes,
-            "prefix_hits": kept.hits,
-            "prefix_misses": kept.misses,
-            "prefix_evictions": kept.evictions,
+            "tokens_per_s": self._rate.per_s,
+            "segment_bytes": self._prefixes.stats().local.bytes,
         }
 
     def _is_ready(self) -> bool:
@@ -283,21 +281,8 @@ class Generator:
         return True
 
     def _report(self) -> Report:
-        numbers = self._numbers()
-        for name, text in _HELP.items():
-            self._metrics.set(name, numbers[name], text)
-        return Report(self._source, "generator", families_of(self._metrics.registry), rss_bytes(), numbers)
-
-
-_HELP = {
-    "running": "Answers that are being generated or read for.",
-    "queued": "Requests that wait.",
-    "tokens_per_s": "Tokens generated in the last second.",
-    "segment_bytes": "Encoded texts that this replica holds or has attached.",
-    "prefix_hits": "Inputs whose beginning was known.",
-    "prefix_misses": "Inputs of which nothing was known.",
-    "prefix_evictions": "Encoded texts that made room for others.",
-}
+        self._rate.look()
+        return Report(self._source, "generator", families_of(self._metrics.registry), rss_bytes(), self._numbers())
 
 
 class _Begun:
@@ -327,18 +312,17 @@ class _Rate:
     """Tokens generated, and how many in the last second or so."""
 
     def __init__(self) -> None:
-        self.total = 0
+        self.total, self.per_s = 0, 0.0
         self._before, self._since = 0, time.monotonic()
 
     def add(self, num_tokens: int) -> None:
         self.total += num_tokens
 
-    def per_s(self) -> float:
-        """Return tokens per second since it was last asked."""
+    def look(self) -> None:
+        """Set the tokens per second since the last look."""
         now = time.monotonic()
-        rate = (self.total - self._before) / max(now - self._since, 1e-6)
+        self.per_s = (self.total - self._before) / max(now - self._since, 1e-6)
         self._before, self._since = self.total, now
-        return rate
 
 
 def _cancel(begun: Any) -> None:

@@ -9,7 +9,6 @@ from prometheus_client.registry import Collector
 from serve.board import Report
 
 _FIRST_TOKEN_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
-_BETWEEN_TOKENS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 _RETRIEVAL_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
 
 
@@ -27,12 +26,6 @@ class GatewayMetrics:
             buckets=_FIRST_TOKEN_S,
             registry=self.registry,
         )
-        self.between_tokens_s = Histogram(
-            "hsokv_serve_inter_token_seconds",
-            "Between the tokens of a request after its first.",
-            buckets=_BETWEEN_TOKENS_S,
-            registry=self.registry,
-        )
         self.open_requests = Gauge(
             "hsokv_serve_open_generations", "Generations that clients wait for.", registry=self.registry
         )
@@ -46,8 +39,6 @@ class ReplicaMetrics:
         self.prompt_tokens = self._counter("prompt_tokens", "Tokens of inputs, documents included.")
         self.cached_tokens = self._counter("cached_tokens", "Of these, read before.")
         self.completion_tokens = self._counter("completion_tokens", "Tokens that were generated.")
-        self.encoded_tokens = self._counter("encoded_tokens", "Tokens of documents that were encoded.")
-        self.encode_s = self._counter("encode_seconds", "Time that encoding documents took.")
         self.cancelled = self._counter("cancelled_requests", "Requests that ended because the client went away.")
         self.failed = Counter(
             "hsokv_serve_failed_requests", "Requests that failed, by kind.", ["kind"], registry=self.registry
@@ -61,13 +52,6 @@ class ReplicaMetrics:
         self.queue_s = Histogram(
             "hsokv_serve_queue_seconds", "Time in the queue.", buckets=_FIRST_TOKEN_S, registry=self.registry
         )
-        self._gauges: dict[str, Gauge] = {}
-
-    def set(self, name: str, value: float, text: str) -> None:
-        """Set the gauge hsokv_serve_`name`."""
-        if name not in self._gauges:
-            self._gauges[name] = Gauge(f"hsokv_serve_{name}", text, registry=self.registry)
-        self._gauges[name].set(value)
 
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(f"hsokv_serve_{name}", text, registry=self.registry)

@@ -34,6 +34,10 @@ class SharedStats:
     """What sharing did in this process."""
 
     local: PrefixStats
+    hits: int
+    """Inputs of which a beginning was known, in this process or in another."""
+    misses: int
+    """Inputs of which nothing was known."""
     attached: int
     """Texts of other processes that were attached."""
     lost: int
@@ -73,6 +77,11 @@ class SharedPrefixes(Prefixes):
         self._beater.start()
 
     def find(self, digests: Sequence[str]) -> Encoded | None:
+        found = self._find(digests)
+        self._count("misses" if found is None else "hits")
+        return found
+
+    def _find(self, digests: Sequence[str]) -> Encoded | None:
         here = self.local.find(digests)
         known = 0 if here is None else list(digests).index(here.digest) + 1
         if known == len(digests):
@@ -126,7 +135,7 @@ class SharedPrefixes(Prefixes):
 
     def stats(self) -> SharedStats:
         """Return counts since the beginning."""
-        names = ("attached", "lost", "published", "unpublished")
+        names = ("hits", "misses", "attached", "lost", "published", "unpublished")
         with self._counting:
             return SharedStats(self.local.stats(), **{name: self._counts[name] for name in names})
 

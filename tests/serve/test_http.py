@@ -18,7 +18,14 @@ from served_app import Served, wait_until
 Ask = Callable[..., tuple[int, dict[str, Any], Any]]
 METRICS = (
     *("time_to_first_token_seconds", "inter_token_seconds", "queued", "running", "encoded_tokens_total"),
-    *("retrieval_seconds", "segment_bytes", "prefix_hits", "prefix_misses", "http_answers_total", "resident_bytes"),
+    *(
+        "retrieval_seconds",
+        "segment_bytes",
+        "prefix_hits_total",
+        "prefix_misses_total",
+        "http_answers_total",
+        "resident_bytes",
+    ),
 )
 PATHS = (
     *("/v1/models", "/v1/chat/completions", "/v1/completions", "/v1/documents", "/v1/embeddings", "/health"),
@@ -281,9 +288,9 @@ def test_encoded_text_may_take_half_of_the_object_store_by_default(ask: Ask) -> 
     assert status(ask)["segment_limit_bytes"] == int(ray.cluster_resources()["object_store_memory"]) // 2
 
 
-def test_health_is_answered_while_the_queue_is_full(ask: Ask, served: Served) -> None:
+def test_health_is_answered_while_every_place_is_taken_and_others_wait(ask: Ask, served: Served) -> None:
     opened = [post(served, {**PROMPT, "max_tokens": 2000, "stream": True}) for _ in range(12)]
-    wait_until(lambda: (now := status(ask))["running"] == 8 and now["queued"] == 4, what="twelve requests")
+    wait_until(lambda: (now := status(ask))["running"] == 8 and now["queued"] >= 1, what="a queue")
     since_s = time.monotonic()
     assert ask("GET", "/health")[0] == 200
     assert time.monotonic() - since_s < 3

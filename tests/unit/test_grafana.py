@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
-from serve import generator
+from hsokv_ray.inference.engine.stats import Counters, EngineStats
+from hsokv_ray.longcontext.prefixes import PrefixStats
+from serve.engine_metrics import EngineCollector
 from serve.metrics import GatewayMetrics, ReplicaMetrics
+from serve.shared_prefixes import SharedStats
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "cluster" / "grafana"
@@ -21,8 +24,9 @@ ENDINGS = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "
 def exported() -> dict[str, set[str]]:
     """Return each metric of the server with the names of its series."""
     replica = ReplicaMetrics()
-    for name, text in generator._HELP.items():
-        replica.set(name, 0, text)
+    engine = EngineStats(0, 0, 0, 0, Counters())
+    shared = SharedStats(PrefixStats(0, 0, 0, 0, 0, 0), 0, 0, 0, 0, 0, 0)
+    replica.registry.register(EngineCollector(lambda: engine, lambda: shared, lambda: 0.0))
     families = [*GatewayMetrics().registry.collect(), *replica.registry.collect()]
     kinds = {family.name: family.type for family in families} | {"hsokv_serve_resident_bytes": "gauge"}
     return {name: {name + ending for ending in ENDINGS[kind]} for name, kind in kinds.items()}

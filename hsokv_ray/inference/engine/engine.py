@@ -194,6 +194,7 @@ class Engine:
     def _run(self, num_threads: int | None) -> None:
         if num_threads is not None:
             torch.set_num_threads(num_threads)
+            torch.get_num_threads()  # a thread takes the number when it first asks; another is set after this
         self._started.set()
         try:
             with torch.no_grad():

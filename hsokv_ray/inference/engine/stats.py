@@ -1,10 +1,27 @@
 """What the engine has done since it started, and what it holds now."""
 
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from hsokv_ray.longcontext.row import Row
+
+GAP_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+
+@dataclass
+class Gaps:
+    """How long tokens were apart, as a histogram."""
+
+    counts: list[int] = field(default_factory=lambda: [0] * (len(GAP_BOUNDS_S) + 1))
+    """Gaps up to each of `GAP_BOUNDS_S` and above the one before; the last counts those above all."""
+    total_s: float = 0.0
+
+    def add(self, seconds: float, number: int) -> None:
+        """Note `number` gaps of so many seconds."""
+        self.counts[bisect_left(GAP_BOUNDS_S, seconds)] += number
+        self.total_s += seconds * number
 
 
 @dataclass
@@ -22,6 +39,8 @@ class Counters:
     """Of prompts, and of texts to encode."""
     encoded_tokens: int = 0
     """Of texts to encode."""
+    encode_s: float = 0.0
+    """Reading texts to encode, waiting apart."""
     cached_tokens: int = 0
     """Of inputs, not read anew."""
     steps: int = 0
@@ -30,6 +49,8 @@ class Counters:
     piece_s: float = 0.0
     retrieval_s: float = 0.0
     """Choosing and fetching, of requests that ended."""
+    gaps: Gaps = field(default_factory=Gaps)
+    """Between the tokens of an answer."""
     unpublished: int = 0
     """Texts that were read and could not be shared."""
 

@@ -49,6 +49,7 @@ class Worker:
         self._turns = Turns(config.prefill_share)
         self._prompts: deque[Task] = deque()
         self._running: list[Task] = []
+        self._stepped_at = 0.0
         self._jobs: deque[EncodeJob] = deque()
 
     @property
@@ -127,9 +128,9 @@ class Worker:
     # reading
 
     def _read_piece(self) -> None:
-        waiting = bool(self._running)
+        waiting, is_text = bool(self._running), not self._prompts
         start = self._clock()
-        if self._prompts:
+        if not is_text:
             self._read_prompts(self._piece_tokens(waiting))
         else:
             self._read_text(self._jobs[0], self._piece_tokens(waiting))
@@ -139,6 +140,7 @@ class Worker:
         self._turns.read(seconds)
         self.counters.pieces += 1
         self.counters.piece_s += seconds
+        self.counters.encode_s += seconds if is_text else 0
 
     def _piece_tokens(self, waiting: bool) -> int | None:
         """Return the tokens of a piece while answers are `waiting` for it, or not; None: as suits the machine."""
@@ -216,15 +218,19 @@ class Worker:
                 self._fail(task, failed)
             return
         errors = dict(self._batch.errors)
+        num_begun = sum(choice.num_tokens > 0 for _, choice in pairs)
         for number, (task, choice) in enumerate(pairs):
             if task in self._running:  # another choice of it may have failed
                 self._take(task, choice, logits_BV[number], greedy[number], errors.get(number))
         for task in [task for task in self._running if not task.num_choices]:
             self._finish(task)
-        seconds = self._clock() - start
-        self._turns.stepped(seconds)
+        end = self._clock()
+        self._turns.stepped(end - start)
         self.counters.steps += 1
-        self.counters.step_s += seconds
+        self.counters.step_s += end - start
+        if num_begun:  # all choices step together: what lies between two steps lies between two tokens of each
+            self.counters.gaps.add(end - self._stepped_at, num_begun)
+        self._stepped_at = end
 
     def _take(self, task: Task, choice: Choice, logits_V: torch.Tensor, greedy: int, error: Exception | None) -> None:
         try:

@@ -18,7 +18,7 @@ class Shell(Generator):
     """A generator whose requests begin as `begin` says; no model is behind it."""
 
     def __init__(self, begin: Callable[[GenerateCall], Any], *, readers: int = 1) -> None:
-        self._begin_of = begin
+        self._begin_of, self._num_streams = begin, 0
         self._metrics = ReplicaMetrics()
         self._threads = ThreadPoolExecutor(1)
         self._readers = BoundedPool(readers, "documents of requests are being read", "read")

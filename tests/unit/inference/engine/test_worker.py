@@ -12,6 +12,7 @@ from hsokv_ray.inference.engine.encoding import EncodeJob
 from hsokv_ray.inference.engine.prefix_search import Found
 from hsokv_ray.inference.engine.publishing import Publisher
 from hsokv_ray.inference.engine.served import ServedModel
+from hsokv_ray.inference.engine.stats import GAP_BOUNDS_S
 from hsokv_ray.inference.engine.task import Task
 from hsokv_ray.inference.engine.worker import Worker
 from hsokv_ray.inference.loading import LoadedModel
@@ -201,3 +202,19 @@ def _there(stream: EventStream) -> list[Any]:
         return stream.take(timeout_s=0)
     except TimeoutError:
         return []
+
+
+def test_gaps_between_tokens_are_counted_once_for_each_token_behind_the_first(
+    make_bench: Callable[..., Bench], text: list[int]
+):
+    bench = make_bench()
+    bench.start(generation(text[:5], max_tokens=9, n=2, ignore_eos=True))
+    while bench.worker.has_work:
+        bench.turns(1)
+    bench.start(generation(text[:5], max_tokens=4, ignore_eos=True))
+    while bench.worker.has_work:
+        bench.turns(1)
+    gaps = bench.worker.counters.gaps
+    assert sum(gaps.counts) == 2 * 8 + 3
+    assert gaps.counts[GAP_BOUNDS_S.index(2.5)] == 19, "a step takes 2 s on this clock"
+    assert gaps.total_s == 2 * 19
