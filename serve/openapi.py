@@ -36,10 +36,16 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
+def event_schema(data: str) -> dict[str, Any]:
+    """Return the schema of a server-sent event whose `data` is JSON; `data` says which."""
+    text = {"type": "string", "contentMediaType": "application/json", "description": data}
+    return {"type": "object", "properties": {"data": text}, "required": ["data"]}
+
+
 STREAMED: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The answer; with `stream`, events.",
-        "content": {"text/event-stream": {"schema": {"type": "string", "description": "Each event is a ChatChunk."}}},
+        "content": {"text/event-stream": {"schema": event_schema("A ChatChunk, and at the end [DONE].")}},
     },
     **errors(400, 404, 408, 413, 415, 429, 503),
 }

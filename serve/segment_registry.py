@@ -9,6 +9,8 @@ from typing import Any, Literal
 from hsokv_ray.longcontext.segment_tree import Entry, SegmentTree
 from hsokv_ray.longcontext.segments import Segment
 
+PINNED_SHARE = 0.5
+"""Of all bytes, that texts pinned over HTTP may take."""
 LEASE_S = 15.0
 """A claim that nobody renewed for so long is void."""
 
@@ -139,6 +141,18 @@ class SegmentRegistry:
     def pin(self, digest: str) -> bool:
         """Never evict the text with this mark; return whether it is there."""
         return self._tree.pin(digest, pinned=True)
+
+    def pin_within_share(self, digest: str) -> Literal["pinned", "absent", "full"]:
+        """Pin a text with all it continues, unless pinned ones would then take more than their share of the room."""
+        chain = self._tree.text(digest)
+        if not chain:
+            return "absent"
+        pinned = [entry for entry in self._tree.entries.values() if entry.is_pinned]
+        new = {entry.segment.digest: entry.value.nbytes for entry in [*pinned, *chain]}
+        if sum(new.values()) > self.max_bytes * PINNED_SHARE:
+            return "full"
+        self.pin(digest)
+        return "pinned"
 
     def unpin(self, digest: str) -> bool:
         """Let the text be evicted again; return whether it is there."""

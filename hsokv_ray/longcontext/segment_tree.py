@@ -74,6 +74,10 @@ class SegmentTree(Generic[T]):
             each.last_used = now
             self.entries.move_to_end(each.segment.digest)
 
+    def text(self, digest: str) -> list[Entry[T]]:
+        """Return the segments with this mark and all they continue; [] where there are none."""
+        return [entry for marked in self._by_mark.get(digest, ()) for entry in _upwards(marked)]
+
     def pin(self, digest: str, pinned: bool) -> bool:
         """Keep the segments with this mark, or no longer; return whether there are any."""
         for entry in self._by_mark.get(digest, ()):

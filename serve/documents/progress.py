@@ -77,6 +77,11 @@ class ProgressBoard:
                 self._entries[id] = _Entry(Progress(), now_s, now_s, 0)
             self._entries[id].digests.add(digest)
 
+    def digests(self, id: str) -> list[str]:
+        """Return the digests of encoded texts that contain document `id`."""
+        with self._lock:
+            return sorted(self._entries[id].digests) if id in self._entries else []
+
     def forget(self, id: str) -> list[str]:
         """The document is gone; return the digests of what was encoded of it."""
         with self._lock:

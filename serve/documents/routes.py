@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from hsokv_ray.errors import StoreError
-from serve.documents import upload_routes
+from serve.documents import pin_routes, upload_routes
 from serve.documents.client import DocumentsClient
 from serve.documents.encoding import start_encoding
 from serve.documents.events import FOLLOWED, follow
@@ -16,12 +16,13 @@ from serve.documents.receiving import MAX_NAME_CHARACTERS, check_length, receive
 from serve.documents.wire import DeletedBody, DocumentBody, DocumentListBody, TextBody
 from serve.keys import current_owner
 from serve.limits import OwnerLimit
-from serve.openapi import errors
+from serve.openapi import errors, event_schema
 from serve.services import services_of
 from serve.streaming import EventStream
 
 router = APIRouter(prefix="/v1/documents", tags=["documents"])
 router.include_router(upload_routes.router)
+router.include_router(pin_routes.router)
 
 Owner = Annotated[str, Depends(current_owner)]
 Digest = Annotated[str | None, Query(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the body, to be checked.")]
@@ -153,7 +154,7 @@ async def encode_document(request: Request, owner: Owner, id: str) -> DocumentBo
     | {
         200: {
             "description": "Server-sent events, a ProgressBody each: the present state, then every change.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": {"text/event-stream": {"schema": event_schema("A ProgressBody.")}},
         }
     },
 )

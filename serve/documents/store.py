@@ -279,6 +279,12 @@ class Documents:
                     self._progress.note_digest(id, digest)
         return gone
 
+    def encoded_as(self, id: str, owner: str) -> list[str]:
+        """Return the digests of what was encoded of a document. Raises `ApiError` 404."""
+        with self._lock:
+            self._get(id, owner)
+            return self._progress.digests(id)
+
     def set_limits(self, limits: DocumentLimits) -> None:
         """Hold what comes from now on to other limits."""
         with self._lock:

@@ -85,6 +85,14 @@ class DocumentBody(ProgressBody):
         )
 
 
+class PinBody(Wire):
+    """Whether what was encoded of a document is kept, whatever else needs room."""
+
+    id: str
+    object: Literal["document.pin"] = "document.pin"
+    pinned: bool
+
+
 class DocumentListBody(Wire):
     """Documents, newest first."""
 

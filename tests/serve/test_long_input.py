@@ -105,11 +105,9 @@ def test_what_a_question_read_of_a_document_is_gone_with_it(complete: Any, ask: 
 
     from serve.actors import actor_name
 
-    registry = ray.get_actor(actor_name(served.app, "segments"), namespace="hsokv")
-
-    def num_segments() -> int:
-        return ray.get(registry.stats.remote())["num_segments"]
-
+    registry, documents = (
+        ray.get_actor(actor_name(served.app, name), namespace="hsokv") for name in ("segments", "documents")
+    )
     status, _, document = ask(
         "POST",
         "/v1/documents?encode=false",
@@ -117,11 +115,11 @@ def test_what_a_question_read_of_a_document_is_gone_with_it(complete: Any, ask: 
         headers={"Content-Type": "text/plain"},
     )
     assert status == 201
-    before = num_segments()
     assert complete(prompt="x", documents=[document["id"]])[0] == 200
-    wait_until(lambda: num_segments() > before, what="publishing")
+    [digest] = ray.get(documents.encoded_as.remote(document["id"], "ann"))
+    wait_until(lambda: ray.get(registry.find.remote([digest])), what="publishing")
     assert ask("DELETE", f"/v1/documents/{document['id']}")[0] == 200
-    assert num_segments() <= before
+    assert ray.get(registry.find.remote([digest])) is None
 
 
 def test_a_document_no_cache_can_keep_is_failed_and_names_the_setting(start_app: Callable[..., Served]) -> None:
@@ -133,3 +131,27 @@ def test_a_document_no_cache_can_keep_is_failed_and_names_the_setting(start_app:
     path = f"{small.url}/v1/documents/{made['id']}"
     found = wait_until(lambda: (body := httpx.get(path).json())["state"] == "failed" and body, what="a refusal")
     assert "raise segments_bytes or engine.prefix_cache_bytes" in found["error"]
+
+
+def test_what_was_read_of_a_document_is_pinned_and_let_go_by_its_owner_alone(ask: Ask, served: Served) -> None:
+    document = upload(ask, "Worth keeping. " * 200)
+    wait_until(lambda: ask("GET", f"/v1/documents/{document}")[2]["state"] == "ready", what="encoding")
+    path, other = f"/v1/documents/{document}/pin", {"Authorization": f"Bearer {served.other_key}"}
+
+    def num_pinned() -> int:
+        import ray
+
+        from serve.actors import actor_name
+
+        registry = ray.get_actor(actor_name(served.app, "segments"), namespace="hsokv")
+        return ray.get(registry.stats.remote())["num_pinned"]
+
+    before = num_pinned()
+    assert ask("PUT", path, headers=other)[0] == 404
+    status, _, answer = wait_until(lambda: (found := ask("PUT", path))[0] != 409 and found, what="publishing")
+    assert (status, answer["pinned"]) == (200, True)
+    assert num_pinned() == before + 1
+    assert ask("DELETE", path)[2]["pinned"] is False
+    assert num_pinned() == before
+    unread = ask("POST", "/v1/documents?encode=false", raw=b"not read", headers={"Content-Type": "text/plain"})[2]["id"]
+    assert ask("PUT", f"/v1/documents/{unread}/pin")[0] == 409
