@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Write the README's table of targets from benchmarks/results.
+"""Write the README's table of targets, and the measured sections of documents, from benchmarks/results.
 
 python benchmarks/readme_table.py
 """
@@ -7,9 +7,12 @@ python benchmarks/readme_table.py
 import json
 from pathlib import Path
 
-from harness import RESULTS
+from harness import RESULTS, markdown
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+SECTIONS = {ROOT / "docs" / "serving.md": "serving"}
+"""Document -> the result whose tables stand between its marks `NAME:begin` and `NAME:end`."""
 BEGIN, END = "| Benchmark | What | Measured | Target | |\n|---|---|---|---|---|\n", "\n\n"
 TITLES = {
     "moe_block": "MoE block, forward + backward, 4,096 tokens, 8 experts top-2",
@@ -30,6 +33,8 @@ TITLES = {
 
 def main() -> None:
     README.write_text(with_table(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for path, name in SECTIONS.items():
+        path.write_text(with_section(path.read_text(encoding="utf-8"), name), encoding="utf-8")
 
 
 def with_table(readme: str) -> str:
@@ -37,6 +42,25 @@ def with_table(readme: str) -> str:
     before, _, rest = readme.partition(BEGIN)
     _, _, after = rest.partition(END)
     return before + BEGIN + "\n".join(rows()) + END + after
+
+
+def with_section(document: str, name: str) -> str:
+    """Return the text of a document with the tables of the result `name` between its marks."""
+    begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
+    before, _, rest = document.partition(begin)
+    return before + begin + _section(name) + end + rest.partition(end)[2]
+
+
+def _section(name: str) -> str:
+    path = RESULTS / f"{name}.json"
+    if not path.exists():
+        return ""
+    result = json.loads(path.read_text(encoding="utf-8"))
+    run = result["run"]
+    machine = f"{run['machine']['cores']} cores, {run['machine']['cpu']}"
+    said = f"`{run['command']}` at {run['revision']}, {run['date'][:10]}: {machine}."
+    tables = [f"**{title}**\n\n{markdown(rows)}" for title, rows in result["tables"].items()]
+    return "\n".join([f"{said}\n", *tables])
 
 
 def rows() -> list[str]:
