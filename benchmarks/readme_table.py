@@ -27,6 +27,7 @@ TITLES = {
     "longcontext_recall": "Long context, a trained LLaMA of 1.5 M parameters, window 512",
     "longcontext_encoder_decoder": "Long context, T5 and BART",
     "serving": "Serving, LLaMA of 6 x 512",
+    "swarm_offline": "Swarm search, 24 held-out lcbench surrogates, 10 seeds",
 }
 """Result -> what it measures, in the table's order."""
 

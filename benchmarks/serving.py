@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """The application beside `transformers serve` and models asked without HTTP: latency, throughput, documents, uploads.
 
-    python benchmarks/serving.py            about 15 minutes on 2 cores
+    python benchmarks/serving.py            about 12 minutes on 2 cores
     python benchmarks/serving.py --quick    two minutes: does it run, not how fast
 
 One random LLaMA (6 layers, 512 wide, window 1,024, float32) behind all of them, greedy, without an end token, so that
@@ -41,7 +41,7 @@ Row = dict[str, Any]
 class Plan:
     """How much is measured."""
 
-    rounds: int = 4
+    rounds: int = 3
     num_tokens: int = 128
     document_tokens: int = 100_000
     upload_streams: int = 4

@@ -3,7 +3,7 @@
 import re
 
 import httpx
-from console_page import STORY, add_file, answered, ask, ask_without_end, row, set_option
+from console_page import STORY, WAIT_MS, add_file, answered, ask, ask_without_end, row, set_option
 from playwright.sync_api import Page, expect
 from served_app import Served
 
@@ -125,3 +125,4 @@ def test_what_is_asked_is_never_taken_for_markup(page: Page) -> None:
     expect(page.locator(".document .name").filter(has_text="<img src=x onerror=alert(3)>")).to_be_visible()
     assert page.locator("main img, .documents img, script:not([src])").count() == 0
     answered(page)
+    expect(page.locator(".document")).to_have_attribute("data-state", "ready", timeout=WAIT_MS)

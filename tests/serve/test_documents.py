@@ -352,6 +352,8 @@ CROSSINGS: list[tuple[str, str, dict[str, Any]]] = [
     ("POST", "/v1/documents/{id}/append", {"raw": b"more", "headers": TEXT}),
     ("DELETE", "/v1/documents/{id}", {}),
     ("GET", "/v1/documents/uploads/{digest}", {}),
+    ("PUT", "/v1/documents/{id}/pin", {}),
+    ("DELETE", "/v1/documents/{id}/pin", {}),
     ("PATCH", "/v1/documents/uploads/{digest}", {"raw": b"xt", "headers": {"Upload-Offset": "2"}}),
     ("DELETE", "/v1/documents/uploads/{digest}", {}),
 ]
