@@ -82,6 +82,8 @@ class SegmentRegistry:
         self.max_bytes, self.max_age_s, self.lease_s, self._clock = max_bytes, max_age_s, lease_s, clock
         self._tree: SegmentTree[Published] = SegmentTree()
         self._claims: dict[str, _Claim] = {}
+        self._pinned_for: dict[str, set[str]] = {}
+        """Digest of a pinned text -> documents it is pinned for."""
         self._gone: OrderedDict[str, None] = OrderedDict()
         self._hits = self._misses = self._evictions = self._lost = 0
 
@@ -142,7 +144,7 @@ class SegmentRegistry:
         """Never evict the text with this mark; return whether it is there."""
         return self._tree.pin(digest, pinned=True)
 
-    def pin_within_share(self, digest: str) -> Literal["pinned", "absent", "full"]:
+    def pin_for(self, digest: str, document: str) -> Literal["pinned", "absent", "full"]:
         """Pin a text with all it continues, unless pinned ones would then take more than their share of the room."""
         chain = self._tree.text(digest)
         if not chain:
@@ -152,7 +154,17 @@ class SegmentRegistry:
         if sum(new.values()) > self.max_bytes * PINNED_SHARE:
             return "full"
         self.pin(digest)
+        self._pinned_for.setdefault(digest, set()).add(document)
         return "pinned"
+
+    def unpin_for(self, digest: str, document: str) -> None:
+        """Let a text be evicted again, unless it is pinned for another document: equal texts of two owners are one."""
+        others = self._pinned_for.get(digest, set()) - {document}
+        if others:
+            self._pinned_for[digest] = others
+            return
+        self._pinned_for.pop(digest, None)
+        self.unpin(digest)
 
     def unpin(self, digest: str) -> bool:
         """Let the text be evicted again; return whether it is there."""
@@ -160,6 +172,7 @@ class SegmentRegistry:
 
     def drop(self, digest: str) -> int:
         """Remove the text with this mark, what continues it and what only it continued; return how many segments."""
+        self._pinned_for.pop(digest, None)
         return len(self._say_gone(self._tree.drop(digest)))
 
     def forget(self, digests: Sequence[str]) -> int:

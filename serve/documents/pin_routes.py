@@ -19,7 +19,7 @@ _ANSWER_S = 5.0
 @router.put("/{id}/pin", responses=errors(400, 404, 409, 503, 507))
 async def pin_document(request: Request, owner: Owner, id: str) -> PinBody:
     """Keep what was encoded of a document until it is unpinned or deleted, or the server starts anew."""
-    said = [await _segments(request).call("pin_within_share", digest) for digest in await _digests(request, owner, id)]
+    said = [await _segments(request).call("pin_for", digest, id) for digest in await _digests(request, owner, id)]
     if "pinned" in said:
         return PinBody(id=id, pinned=True)
     if "full" in said:
@@ -33,7 +33,7 @@ async def pin_document(request: Request, owner: Owner, id: str) -> PinBody:
 async def unpin_document(request: Request, owner: Owner, id: str) -> PinBody:
     """Let what was encoded of a document go again when room is needed."""
     for digest in await _digests(request, owner, id):
-        await _segments(request).call("unpin", digest)
+        await _segments(request).call("unpin_for", digest, id)
     return PinBody(id=id, pinned=False)
 
 

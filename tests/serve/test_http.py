@@ -290,7 +290,7 @@ def test_encoded_text_may_take_half_of_the_object_store_by_default(ask: Ask) -> 
 
 def test_health_is_answered_while_every_place_is_taken_and_others_wait(ask: Ask, served: Served) -> None:
     opened = [post(served, {**PROMPT, "max_tokens": 2000, "stream": True}) for _ in range(12)]
-    wait_until(lambda: (now := status(ask))["running"] == 8 and now["queued"] >= 1, what="a queue")
+    wait_until(lambda: (now := status(ask))["running"] == 8 and now["queued"] == 4, what="twelve requests")
     since_s = time.monotonic()
     assert ask("GET", "/health")[0] == 200
     assert time.monotonic() - since_s < 3

@@ -39,7 +39,7 @@ def complete(served: Served, **fields: Any) -> tuple[int, Any]:
 def test_prompts_past_the_limit_are_refused_and_as_many_as_it_says_are_answered(limited: Served) -> None:
     status, answer = complete(limited, prompt=["a", "b", "c"])
     assert status == 400
-    assert "2" in answer["error"]["message"]
+    assert "at most 2" in answer["error"]["message"]
     assert answer["error"]["param"] == "prompt"
     assert complete(limited, prompt=["a", "b"])[0] == 200
 
@@ -51,7 +51,7 @@ def test_messages_past_the_limit_are_refused_and_as_many_as_it_says_are_answered
 
     status, answer = chat(4)
     assert status == 400
-    assert "3" in answer["error"]["message"]
+    assert "at most 3" in answer["error"]["message"]
     assert answer["error"]["param"] == "messages"
     assert chat(3)[0] == 200
 
@@ -60,7 +60,7 @@ def test_documents_past_the_limit_are_refused(limited: Served) -> None:
     status, answer = complete(limited, documents=["a", "b"])
     assert status == 400
     assert answer["error"]["param"] == "documents"
-    assert "1" in answer["error"]["message"]
+    assert "at most 1" in answer["error"]["message"]
 
 
 def test_a_prompt_and_a_document_past_the_limit_of_tokens_are_refused_with_the_count(limited: Served) -> None:
@@ -78,7 +78,9 @@ def test_a_prompt_and_a_document_past_the_limit_of_tokens_are_refused_with_the_c
 def test_a_document_past_its_limit_of_bytes_is_413_and_leaves_nothing(limited: Served) -> None:
     status, answer = post(limited, "/v1/documents", b"x" * 2001, **{"Content-Type": "text/plain"})
     assert status == 413
-    assert "2000" in answer["error"]["message"]
+    assert "at most 2000" in answer["error"]["message"]
+    with urllib.request.urlopen(f"{limited.url}/v1/documents?limit=100", timeout=60) as listed:
+        assert all(document["num_bytes"] < 2000 for document in json.loads(listed.read())["data"])
 
 
 @pytest.mark.parametrize(("origin", "is_allowed"), [(ORIGIN, True), ("https://elsewhere.example.org", False)])

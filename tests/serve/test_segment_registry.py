@@ -257,10 +257,14 @@ def test_what_is_pinned_over_http_takes_half_of_the_room_at_most() -> None:
     registry = SegmentRegistry(max_bytes=1000, max_age_s=100)
     first, second = encoded([0], num_bytes=300), encoded([1], num_bytes=300)
     assert add_all(registry, first) + add_all(registry, second) == [True, True]
-    assert registry.pin_within_share("unknown") == "absent"
-    assert registry.pin_within_share(first.digest) == "pinned"
-    assert registry.pin_within_share(first.digest) == "pinned", "it counts once"
-    assert registry.pin_within_share(second.digest) == "full"
+    assert registry.pin_for("unknown", "a") == "absent"
+    assert registry.pin_for(first.digest, "a") == "pinned"
+    assert registry.pin_for(first.digest, "a") == "pinned", "it counts once"
+    assert registry.pin_for(second.digest, "a") == "full"
     assert registry.stats()["num_pinned"] == 1
-    registry.unpin(first.digest)
-    assert registry.pin_within_share(second.digest) == "pinned"
+    assert registry.pin_for(first.digest, "b") == "pinned"
+    registry.unpin_for(first.digest, "a")
+    assert registry.stats()["num_pinned"] == 1, "another document needs it"
+    registry.unpin_for(first.digest, "b")
+    assert registry.stats()["num_pinned"] == 0
+    assert registry.pin_for(second.digest, "a") == "pinned"

@@ -50,8 +50,8 @@ class Engine:
         config: limits, and how reading and generating share the time.
         prefixes: where texts that were read are kept; None: in this process, `prefix_cache_bytes` of them.
         num_threads: CPU threads of the engine's thread; every other thread of this process has one from then on. OpenMP
-            waits without sleeping only while all threads of a process find a core of their own, and steps of a small
-            model take twice as long where it sleeps. None: nothing is set.
+            waits without sleeping only while all threads of a process find a core of their own, and small matrix
+            products take half as long again where it sleeps. None: nothing is set.
         clock: seconds.
 
     Raises `ConfigError`: the model's family is not served, or the settings do not fit the model.

@@ -158,10 +158,10 @@ class Worker:
         for number, task in enumerate(tasks):
             self._prompts.remove(task)  # to the end of the line
             self._prompts.append(task)
-            self.counters.read_tokens += len(pieces[number][1])
             try:
                 if number in errors:
                     raise errors[number]
+                self.counters.read_tokens += len(pieces[number][1])
                 if not pieces[number][0].num_left:
                     self._end_reading(task)
             except Exception as error:

@@ -9,12 +9,9 @@ from hsokv_ray.inference.engine.events import ChoiceEnded, Event, Piece, Started
 from serve.gathering import merged, rest_s
 
 PIECES = st.builds(
-    lambda choice, token, scored: Piece(
-        choice, f"<{token}>", (token,), (TokenLogprob(token, f"<{token}>", -1.0),) if scored else None
-    ),
+    lambda choice, token: Piece(choice, f"<{token}>", (token,), (TokenLogprob(token, f"<{token}>", -1.0),)),
     st.integers(0, 2),
     st.integers(0, 9),
-    st.just(True),
 )
 
 
