@@ -3,7 +3,7 @@
 SwarmConfig(num_managers=2, agents_per_manager=8, max_steps=200, interval_steps=10, exploit="copy")
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import pydantic
 
@@ -55,6 +55,8 @@ class SwarmConfig(Config):
     num_trials: int | None = pydantic.Field(default=None, ge=1)
     """Models begun at most, for exploits `restart` and `none`; None: what the budget allows, without one the number of
     agents."""
+    first_strategies: tuple[dict[str, Any], ...] = ()
+    """Strategies of the models begun first, such as one that is known to be good; what follows is as without them."""
     max_restarts: int = pydantic.Field(default=3, ge=0)
     """How often in a row a manager all of whose agents failed starts anew, and how often one order is handed out again
     after its worker was lost."""

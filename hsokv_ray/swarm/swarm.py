@@ -47,10 +47,13 @@ class Swarm:
             reported, and exceeded by no more than the orders that run.
 
     Raises:
-        ConfigError: the budget is below one step of the cheapest of the first strategies.
+        ConfigError: the budget is below one step of the cheapest of the first strategies, or one of
+            `config.first_strategies` is outside the space.
     """
 
     def __init__(self, space: Space, config: SwarmConfig, *, seed: int, cost: Cost | None = None) -> None:
+        for strategy in config.first_strategies:
+            space.check(strategy)
         self.space, self.config, self.seed = space, config, seed
         self._evidence = Evidence(space)
         make = _MANAGERS[config.exploit]
@@ -282,8 +285,11 @@ class Swarm:
         manager = self._managers[agent.manager]
         others = [each for each in self._managers if each is not manager]
         plan = manager.plan(agent, others, may_begin=self._may_begin())
-        self._num_begun += plan is not None and plan.what == "began"
-        return plan
+        if plan is None or plan.what != "began":
+            return plan
+        self._num_begun += 1
+        given = self.config.first_strategies[self._num_begun - 1 : self._num_begun]
+        return replace(plan, strategy=dict(given[0])) if given else plan
 
     def _may_begin(self) -> bool:
         if self.config.exploit == "copy":

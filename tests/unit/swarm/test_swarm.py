@@ -311,3 +311,21 @@ def test_regret_is_the_distance_to_the_best_known() -> None:
     swarm.tell(told(order, 0.75))
     assert swarm.regret(1.0) == 0.25
     assert (swarm.best().order_id, swarm.best().step) == (order.order_id, order.end_step)
+
+
+def test_given_strategies_begin_the_first_models_and_change_nothing_else() -> None:
+    given = ({"x": 0.25, "lr": 0.01, "kind": "b"}, {"x": 0.75, "lr": 0.5, "kind": "a"})
+    plain, led = make(exploit="none", num_trials=9), make(exploit="none", num_trials=9, first_strategies=given)
+    drawn, strategies = [order.strategy for order in plain.ask()], [order.strategy for order in led.ask()]
+    assert strategies == [*given, *drawn[2:]]
+    later = [finish(swarm, swarm.orders, seed=3) for swarm in (reloaded(plain), reloaded(led))]
+    begun = [
+        [order.strategy for order, _ in trace[:-2] if order.source is None and order.strategy not in given]
+        for trace in later
+    ]
+    assert begun[1] == [strategy for strategy in begun[0] if strategy not in drawn[:2]]
+
+
+def test_a_given_strategy_outside_the_space_is_refused() -> None:
+    with pytest.raises(ConfigError, match="x is 3.0"):
+        make(first_strategies=({"x": 3.0, "lr": 0.01, "kind": "b"},))
