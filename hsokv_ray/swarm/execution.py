@@ -2,10 +2,20 @@
 
 import time
 import traceback
+from typing import Protocol, runtime_checkable
 
 from hsokv_ray.errors import CheckpointError, HsokvError
 from hsokv_ray.swarm.learner import Learner, State
 from hsokv_ray.swarm.messages import Order, Outcome
+
+
+@runtime_checkable
+class HearsOrders(Protocol):
+    """A learner that wants to know whose order it carries out."""
+
+    def begins(self, order: Order) -> None:
+        """Hear what is done next, after `configure`."""
+        ...
 
 
 class Execution:
@@ -34,7 +44,7 @@ class Execution:
             metrics, state, failure = *self._train(order, source), ""
         except Exception as error:
             self.holds, metrics, state = None, {}, None
-            failure = _one_line(error)
+            failure = one_line(error)
         spent, seconds = self.learner.flops - flops, time.perf_counter() - begun
         score = metrics.pop("score", None)
         return Outcome(order.order_id, score, spent, seconds, failure, metrics), state
@@ -43,6 +53,8 @@ class Execution:
         learner, held = self.learner, self.holds
         self.holds = None
         learner.configure(order.strategy, seed=order.seed)
+        if isinstance(learner, HearsOrders):
+            learner.begins(order)
         if order.source is None:
             learner.reset()
         elif source is not None:
@@ -56,7 +68,7 @@ class Execution:
         return metrics, state
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """Return the error's own line; where it was not raised on purpose, with its kind and place."""
     if isinstance(error, HsokvError):
         return str(error)

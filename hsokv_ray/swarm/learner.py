@@ -33,7 +33,12 @@ class Learner(Protocol):
     """Trains models of one task, one after the other."""
 
     def configure(self, strategy: Strategy, *, seed: int) -> None:
-        """Train by `strategy` from now on; `seed` decides everything random until the next call. The model stays."""
+        """Train by `strategy` from now on; the model stays.
+
+        Args:
+            seed: of the next fresh model, and of what is drawn anew in each order. A model may carry the order in
+                which it sees its examples in its state.
+        """
         ...
 
     def reset(self) -> None:

@@ -308,7 +308,7 @@ class Swarm:
         agent.last = agent.last if agent.last == plan.source else None
         agent.order = Order(
             order_id, agent.index, agent.manager, plan.strategy, plan.begin_step, plan.end_step, plan.source,
-            _seed(self.seed, order_id),
+            seed_of(self.seed, order_id),
         )  # fmt: skip
         self._log(plan.what, order=agent.order, source=plan.source, ancestor=agent.ancestor, begin_step=plan.begin_step,
                   end_step=plan.end_step, strategy=plan.strategy, **plan.details)  # fmt: skip
@@ -362,5 +362,6 @@ def _failure(outcome: Outcome) -> str:
     return ""
 
 
-def _seed(seed: int, order_id: str) -> int:
+def seed_of(seed: int, order_id: str) -> int:
+    """Return the seed of an order, in [0, 2**32), of a swarm with `seed`."""
     return int.from_bytes(hashlib.blake2b(f"{seed}:{order_id}".encode(), digest_size=4).digest(), "big")

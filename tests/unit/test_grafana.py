@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ray._private.ray_constants import PROMETHEUS_SERVICE_DISCOVERY_FILE
 
 from hsokv_ray.inference.engine.stats import Counters, EngineStats
 from hsokv_ray.longcontext.prefixes import PrefixStats
@@ -98,7 +99,10 @@ def test_what_the_containers_mount_is_there_and_where_the_files_say() -> None:
 
 
 def test_prometheus_scrapes_the_server_with_its_key_and_grafana_asks_that_prometheus() -> None:
-    [job] = yaml.safe_load((FOLDER / "prometheus.yml").read_text())["scrape_configs"]
+    job, ray = yaml.safe_load((FOLDER / "prometheus.yml").read_text())["scrape_configs"]
+    [nodes] = ray["file_sd_configs"]
+    assert nodes["files"] == [f"/tmp/ray/{PROMETHEUS_SERVICE_DISCOVERY_FILE}"]
+    assert "/tmp/ray:/tmp/ray:ro" in COMPOSE["services"]["prometheus"]["volumes"]
     config = yaml.safe_load((ROOT / "serve" / "config.yaml").read_text())["http_options"]
     assert job["static_configs"] == [{"targets": [f"{config['host']}:{config['port']}"]}]
     [mounted] = COMPOSE["services"]["prometheus"]["configs"]

@@ -24,6 +24,7 @@ from hsokv_ray.data.tasks.english import ENGLISH
 from hsokv_ray.data.tasks.episodes import Episode, make_episode
 from hsokv_ray.data.tasks.grammar import context, definition, telling_attributes
 from hsokv_ray.data.tasks.lexicon import Lexicon, nonce, sampled_lexicon
+from hsokv_ray.data.tasks.words import FUNCTION_WORDS
 from hsokv_ray.errors import ConfigError
 
 MIN_WORDS = 200
@@ -97,7 +98,7 @@ class RareWords:
             )
         self._seed = seed
         self._shift = rng.permutation(self.config.num_values)
-        self._taken = self.lexicon.definition_vocabulary | self.lexicon.context_vocabulary
+        self._taken = self.lexicon.definition_vocabulary | self.lexicon.context_vocabulary | FUNCTION_WORDS
 
     def split_of(self, meanings_NA: np.ndarray) -> list[Split]:
         """Return the split each meaning, int [N, attributes], belongs to."""

@@ -1,0 +1,158 @@
+"""What the memory and the swarm are worth: four variants at equal FLOPs over several seeds.
+
+full: swarm and memory. kv_only: memory, one long training by the default strategy. swarm_only: swarm without memory.
+neither. A variant whose steps are cheaper trains more of them. What the full variant's test says of forced gates,
+shuffled values and random keys stands beside them.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from hsokv_ray.evaluation.intervals import Score, over_seeds
+from hsokv_ray.swarm.choose_task import default_strategy, swarm_of, task_of
+from hsokv_ray.swarm.comparison import headline
+from hsokv_ray.swarm.run_folder import SearchFolder
+from hsokv_ray.swarm.search import search
+from hsokv_ray.swarm.search_config import SearchSwarmConfig
+from hsokv_ray.swarm.summary import Summary
+
+VARIANTS: dict[str, tuple[bool, bool]] = {
+    "full": (True, True),
+    "kv_only": (False, True),
+    "swarm_only": (True, False),
+    "neither": (False, False),
+}
+"""Name -> (with the swarm, with the memory)."""
+TAMPERED = ("gate_0", "gate_1", "without_memory", "shuffled_values", "random_keys")
+"""Test figures of the full variant that are its accuracy under a change of the memory."""
+
+
+def run_ablations(config: SearchSwarmConfig, folder: Path) -> str:
+    """Run every variant with every seed, those that are finished already left out; return the table as Markdown.
+
+    Writes ablations.json and ablations.md into `folder`, and with `--visualize` a plot of bars.
+
+    Args:
+        config: of the full variant; `run.ablation_seeds` seeds from `run.seed` on.
+        folder: each variant has its own below it.
+    """
+    cells = [
+        (variant(config, name, config.run.seed + i), folder / "ablations" / f"{name}-{i}")
+        for name in VARIANTS
+        for i in range(config.run.ablation_seeds)
+    ]
+    summaries = _run_all(config, cells)
+    results: dict[str, list[Summary]] = {}
+    for (_, path), summary in zip(cells, summaries, strict=True):
+        results.setdefault(path.name.rpartition("-")[0], []).append(summary)
+    table = scores(results)
+    folder.joinpath("ablations.json").write_text(
+        json.dumps(_as_json(results, table), indent=1) + "\n", encoding="utf-8"
+    )
+    text = as_markdown(results, table)
+    folder.joinpath("ablations.md").write_text(text, encoding="utf-8")
+    if config.run.visualize:
+        from hsokv_ray.swarm.eyes.plots import plot_ablations
+
+        plot_ablations(table, folder / "plots" / "ablations.png")
+    return text
+
+
+def variant(config: SearchSwarmConfig, name: str, seed: int) -> SearchSwarmConfig:
+    """Return the configuration of one variant, with the budget of the full one and steps that use it up."""
+    with_swarm, with_memory = VARIANTS[name]
+    full = _changed(config, use_swarm=True, use_kv=True, seed=seed)
+    budget = swarm_of(full).flops_budget
+    changed = _changed(config, use_swarm=with_swarm, use_kv=with_memory, seed=seed)
+    steps = round(config.search.of_preset("agent_steps") * _cost(full) / _cost(changed))
+    search = changed.search.model_copy(update={"flops_budget": float(budget or 0), "agent_steps": max(steps, 1)})
+    return changed.model_copy(update={"search": search})
+
+
+def run_variant(config: SearchSwarmConfig, folder: Path) -> Summary:
+    """Search in this process, unless it was done; go on where it was begun."""
+    files = SearchFolder(folder)
+    if files.summary.exists():
+        return Summary.from_json(json.loads(files.summary.read_text(encoding="utf-8")))
+    return search(
+        task_of(config), swarm_of(config), folder=folder, seed=config.run.seed, backend="local",
+        resume=files.config.exists(),
+    )  # fmt: skip
+
+
+def scores(results: dict[str, list[Summary]]) -> dict[str, Score]:
+    """Return the headline of each variant's test, and the full one's when its memory is tampered with."""
+    table = {name: over_seeds([headline(each.test)[1] for each in summaries]) for name, summaries in results.items()}
+    for name in TAMPERED:
+        if all(name in each.test for each in results["full"]):
+            table[f"full, {name}"] = over_seeds([float(each.test[name]) for each in results["full"]])
+    return table
+
+
+def as_markdown(results: dict[str, list[Summary]], table: dict[str, Score]) -> str:
+    """Return the table."""
+    lines = [
+        "| Variant | Test accuracy, % (95 % interval) | Retention, % | GFLOP spent | Seeds |",
+        "|---|---|---|---|---|",
+    ]
+    for name, score in table.items():
+        summaries = results.get(name, [])
+        kept = [float(each.test["retention"]) for each in summaries if each.test.get("retention") is not None]
+        retention = over_seeds(kept).percent() if kept else "-"
+        flops = (
+            f"{sum(sum(each.flops.values()) for each in summaries) / len(summaries) / 1e9:.2f}" if summaries else "-"
+        )
+        lines.append(f"| {name} | {score.percent()} | {retention} | {flops} | {score.seeds} |")
+    return "\n".join(lines) + "\n"
+
+
+def _run_all(config: SearchSwarmConfig, cells: list[tuple[SearchSwarmConfig, Path]]) -> list[Summary]:
+    configs, folders = [cell[0] for cell in cells], [cell[1] for cell in cells]
+    if config.run.distributed_backend == "local":
+        return [run_variant(*cell) for cell in cells]
+    if config.run.distributed_backend == "ray":
+        return _on_ray(configs, folders, config.run.cpus_per_agent)
+    with ProcessPoolExecutor(config.run.num_workers, mp_context=get_context("spawn")) as pool:
+        return list(pool.map(_alone, configs, folders))
+
+
+def _on_ray(configs: Iterable[SearchSwarmConfig], folders: Iterable[Path], cpus: float) -> list[Summary]:
+    from hsokv_ray.swarm.ray_backend.everywhere import run_everywhere
+
+    work: Callable[..., Summary] = _alone
+    return run_everywhere(work, list(zip(configs, folders, strict=True)), cpus=cpus)
+
+
+def _alone(config: SearchSwarmConfig, folder: Path) -> Summary:
+    """`run_variant` on one thread: others run beside it."""
+    import torch
+
+    torch.set_num_threads(1)
+    torch.get_num_threads()
+    return run_variant(config, folder)
+
+
+def _changed(config: SearchSwarmConfig, *, use_swarm: bool, use_kv: bool, seed: int) -> SearchSwarmConfig:
+    return config.model_copy(
+        update={
+            "search": config.search.model_copy(update={"use_swarm": use_swarm}),
+            "task": config.task.model_copy(update={"use_kv": use_kv}),
+            "run": config.run.model_copy(update={"seed": seed}),
+        }
+    )
+
+
+def _cost(config: SearchSwarmConfig) -> int:
+    task = task_of(config)
+    return task.cost(default_strategy(task))
+
+
+def _as_json(results: dict[str, list[Summary]], table: dict[str, Score]) -> dict[str, Any]:
+    return {
+        "scores": {name: vars(score) for name, score in table.items()},
+        "searches": {name: [each.to_json() for each in summaries] for name, summaries in results.items()},
+    }

@@ -1,0 +1,98 @@
+"""From the job's flags to a task, its default strategy, and the FLOPs of a search."""
+
+from pathlib import Path
+
+from hsokv_ray import env
+from hsokv_ray.data.tasks.few_shot import PUBLISHED_SEEDS
+from hsokv_ray.data.tasks.glue_tasks import glue_task
+from hsokv_ray.errors import ConfigError, DataError
+from hsokv_ray.swarm.config import SwarmConfig
+from hsokv_ray.swarm.learner import Task
+from hsokv_ray.swarm.learners.cifar import CifarTask
+from hsokv_ray.swarm.learners.few_shot import FewShotTask
+from hsokv_ray.swarm.learners.language import LanguageTask
+from hsokv_ray.swarm.learners.rare_words import RareWordTask
+from hsokv_ray.swarm.learners.recipe import DEFAULT_STRATEGY
+from hsokv_ray.swarm.pretrained import PretrainedTask
+from hsokv_ray.swarm.search_config import SearchSwarmConfig
+from hsokv_ray.swarm.sharing import SharingTask
+from hsokv_ray.swarm.space import Strategy
+
+
+def task_of(config: SearchSwarmConfig) -> Task:
+    """Return what `config` wants learnt. Raises `DataError`: no folder with the data is named."""
+    task = plain_task(config)
+    if config.run.share_memory:
+        task = SharingTask(task, config.run.share_memory)
+    return PretrainedTask(task, config.run.load_pretrained) if config.run.load_pretrained else task
+
+
+def plain_task(config: SearchSwarmConfig) -> Task:
+    """Return the same without sharing and without a saved model to begin from."""
+    return _task(config, total_steps=_steps_of_one_training(config))
+
+
+def default_strategy(task: Task) -> Strategy:
+    """Return the strategy a user has without a search: `DEFAULT_STRATEGY`, as far as the task can be moved by it."""
+    return {name: DEFAULT_STRATEGY[name] for name in task.space.domains}
+
+
+def swarm_of(config: SearchSwarmConfig) -> SwarmConfig:
+    """Return the swarm, with its budget and the default strategy as the first one.
+
+    Without `--flops-budget` it may spend what all agents need for a whole training by the default strategy.
+    """
+    task = task_of(config)
+    default = default_strategy(task)
+    steps = config.search.num_agents * config.search.total_steps
+    budget = int(config.search.flops_budget or steps * task.cost(default))
+    swarm = config.search.swarm(flops_budget=budget)
+    return swarm.model_copy(update={"first_strategies": (default,)})
+
+
+def _steps_of_one_training(config: SearchSwarmConfig) -> int:
+    return config.search.total_steps * (1 if config.search.use_swarm else config.search.num_agents)
+
+
+def _task(config: SearchSwarmConfig, *, total_steps: int) -> Task:
+    given, threshold = config.task, config.task.kv_confidence_threshold
+    if given.task == "language_model":
+        return LanguageTask(
+            source=given.lm_corpus, seq_len=given.lm_seq_length, stride=given.lm_stride,
+            max_windows=given.lm_max_sequences, use_kv=given.use_kv, total_steps=total_steps, size=config.size,
+            confidence_threshold=threshold,
+        )  # fmt: skip
+    match given.benchmark:
+        case "glue":
+            return FewShotTask(
+                glue=glue_task(given.glue_task).name, data=_folder(given.glue_data_dir), shots=given.shots,
+                allow_download=given.allow_download, encoder=given.glue_encoder, use_kv=given.use_kv,
+                split_seed=PUBLISHED_SEEDS[config.run.seed % len(PUBLISHED_SEEDS)], total_steps=total_steps,
+                size=config.size, confidence_threshold=threshold,
+            )  # fmt: skip
+        case "cifar":
+            folder = _folder(given.cifar_data_dir)
+            if folder is None:
+                raise DataError(
+                    "--benchmark cifar: no data; give --cifar-data-dir with cifar-10-batches-bin of "
+                    "https://www.cs.toronto.edu/~kriz/cifar.html, or set HSOKV_DATA_DIR"
+                )
+            return CifarTask(
+                folder=folder, variant="hsokv" if given.use_kv else "fine_tune", total_steps=total_steps,
+                size=config.size, confidence_threshold=threshold,
+            )  # fmt: skip
+    return RareWordTask(
+        use_kv=given.use_kv, total_steps=total_steps, size=config.size, confidence_threshold=threshold,
+        max_length=given.definition_max_length,
+    )  # fmt: skip
+
+
+def _folder(given: str | None) -> str | None:
+    """Return the data folder: the flag's, else $HSOKV_DATA_DIR, else None."""
+    if given is not None:
+        folder = Path(given).expanduser().absolute()
+        if not folder.is_dir():
+            raise ConfigError(f"data folder: got {given!r}, which is no folder; give one")
+        return str(folder)
+    folder = env.data_dir()
+    return str(folder) if folder is not None else None

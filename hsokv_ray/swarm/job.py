@@ -1,0 +1,211 @@
+"""The job `jobs/search_swarm.py`: search, show, test beside the trivial baselines, and what else was asked for."""
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hsokv_ray import env
+from hsokv_ray.errors import ConfigError, RunError
+from hsokv_ray.evaluation.intervals import Score
+from hsokv_ray.swarm.choose_task import default_strategy, plain_task, swarm_of, task_of
+from hsokv_ray.swarm.comparison import comparison, report_of, trivial_baselines
+from hsokv_ray.swarm.learner import Learner
+from hsokv_ray.swarm.run_folder import SearchFolder
+from hsokv_ray.swarm.search import search
+from hsokv_ray.swarm.search_config import SearchRunConfig, SearchSwarmConfig
+from hsokv_ray.swarm.states import States
+from hsokv_ray.swarm.status import Status, Watcher
+from hsokv_ray.swarm.summary import Summary
+
+
+def run(config: SearchSwarmConfig) -> int:
+    """Run the job that `config` describes; return the exit status."""
+    if config.run.mode == "test":
+        _measure(config)
+        return 0
+    if config.run.hf_train:
+        _train_hf(config)
+        return 0
+    job = SearchJob(config)
+    summary = job.search(resume=config.run.resume)
+    print(job.report(summary))
+    if config.run.save_pretrained:
+        print(f"saved to {job.save_best(Path(config.run.save_pretrained).expanduser())}")
+    if config.run.run_ablations:
+        from hsokv_ray.swarm.ablations import run_ablations
+
+        print(run_ablations(config, job.folder))
+    if config.run.run_distributed:
+        print(_run_distributed(config, job.folder))
+    if config.run.visualize:
+        for path in job.plots():
+            print(f"plot {path}")
+    return 0
+
+
+class SearchJob:
+    """One search with its folder.
+
+    Args:
+        config: the job's.
+        show: print the live table.
+    """
+
+    def __init__(self, config: SearchSwarmConfig, *, show: bool = True) -> None:
+        self.config, self.show = config, show
+        self.folder = folder_of(config.run)
+        self.task = task_of(config)
+        self.swarm = swarm_of(config)
+
+    @property
+    def files(self) -> SearchFolder:
+        """Where everything of the search lies."""
+        return SearchFolder(self.folder)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the search ran to its end."""
+        return self.files.summary.exists()
+
+    def search(self, *, resume: bool = False) -> Summary:
+        """Search to the end, or go on; raises what `hsokv_ray.swarm.search.search` does."""
+        from hsokv_ray.swarm.eyes.live_table import LiveTable
+        from hsokv_ray.swarm.eyes.tensorboard import TensorBoard
+
+        run = self.config.run
+        watchers: list[Watcher] = [TensorBoard(self.folder, best_known=run.best_known)]
+        shown: list[Callable[[Status], None]] = []
+        if run.distributed_backend == "ray":
+            from hsokv_ray.swarm.eyes.gauges import Gauges
+
+            gauges = Gauges(run=run.name)
+            watchers.append(gauges)
+            shown.append(gauges)
+        with LiveTable(name=run.name) if self.show else contextlib.nullcontext() as table:
+            if table is not None:
+                shown.append(table)
+            return search(
+                self.task, self.swarm, folder=self.folder, seed=run.seed, backend=run.distributed_backend,
+                num_workers=run.num_workers, cpus_per_agent=run.cpus_per_agent, watchers=watchers,
+                on_status=lambda status: _show(shown, status), resume=resume,
+            )  # fmt: skip
+
+    def best_learner(self) -> Learner:
+        """Return a learner that holds the best model. Raises `RunError`: the search has not ended."""
+        best = self._summary().best
+        learner = self.task.learner()
+        learner.configure(best.strategy, seed=self.config.run.seed)
+        learner.load(States(self.files.states).read(best.order_id))
+        return learner
+
+    def save_best(self, folder: Path, *, learner: Learner | None = None) -> Path:
+        """Save the best model with config, weights, tokenizer and memory to `folder`."""
+        (learner or self.best_learner()).save(folder)  # pyright: ignore[reportAttributeAccessIssue]
+        return folder
+
+    def report(self, summary: Summary) -> str:
+        """Return the best strategy and its test figures beside the trivial baselines; report.md holds the same."""
+        text = report_of(summary, self.baselines())
+        (self.folder / "report.md").write_text(text + "\n", encoding="utf-8")
+        return text
+
+    def summary(self) -> dict[str, Any]:
+        """Return the run as plain JSON; see `HFSwarmTrainer.train`."""
+        done = self._summary()
+        return {
+            "test_metrics": done.test,
+            "retention": done.test.get("retention"),
+            "history": _history(self.files.journal),
+            "baselines": {name: score.mean for name, score in self.baselines().items()},
+            "best": done.best.to_json(),
+            "flops": done.flops,
+            "flops_estimate": sum(done.flops.values()),
+        }
+
+    def baselines(self) -> dict[str, Score]:
+        """Return the trivial baselines on the task's test items."""
+        return trivial_baselines(plain_task(self.config))
+
+    def plots(self) -> list[Path]:
+        """Draw what the run's files tell."""
+        from hsokv_ray.swarm.eyes.plots import plot_run
+
+        return plot_run(self.folder, best_known=self.config.run.best_known)
+
+    def _summary(self) -> Summary:
+        if not self.is_finished:
+            raise RunError(f"{self.folder}: its search has not ended; {self.files.resume_command} goes on with it")
+        return Summary.from_json(json.loads(self.files.summary.read_text(encoding="utf-8")))
+
+
+def folder_of(run: SearchRunConfig) -> Path:
+    """Return the run's folder. Raises `ConfigError`: the name is not one folder's."""
+    if run.name in ("", ".", "..") or "/" in run.name:
+        raise ConfigError(f"--name: got {run.name!r}; give one folder's name without '/'")
+    runs = Path(run.output_dir).expanduser() if run.output_dir else env.runs_dir()
+    return runs.absolute() / run.name
+
+
+def _measure(config: SearchSwarmConfig) -> None:
+    """Print the test figures of a saved model beside the trivial baselines."""
+    if config.run.load_pretrained is None:
+        job = SearchJob(config, show=False)
+        learner, what = job.best_learner(), str(job.folder)
+    else:
+        task = task_of(config)
+        learner, what = task.learner(), config.run.load_pretrained
+        learner.configure(default_strategy(task), seed=config.run.seed)
+        learner.reset()  # which loads the folder
+    print(comparison(what, learner.test(), trivial_baselines(plain_task(config))))  # pyright: ignore
+
+
+def _train_hf(config: SearchSwarmConfig) -> None:
+    from hsokv_ray.swarm.hf_trainer import HFSwarmConfig, HFSwarmTrainer
+
+    out = Path(config.run.hf_output_dir).expanduser().absolute()
+    given = {**dict(config.task), **dict(config.search), **dict(config.run)}
+    for name in ("output_dir", "name", "seed", "use_swarm", "use_kv", "hf_train"):
+        given.pop(name)
+    trainer = HFSwarmTrainer(
+        HFSwarmConfig(output_dir=str(out / "run"), seed=config.run.seed, use_swarm=config.search.use_swarm,
+                      use_kv=config.task.use_kv, extras=given),
+        show=True,
+    )  # fmt: skip
+    summary = trainer.train()
+    trainer.save_model(out / "model")
+    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(summary["test_metrics"], indent=1))
+    print(f"model {out / 'model'}, summary {out / 'summary.json'}", file=sys.stderr)
+
+
+def _run_distributed(config: SearchSwarmConfig, folder: Path) -> str:
+    from hsokv_ray.swarm.rollouts.config import RolloutConfig
+    from hsokv_ray.swarm.rollouts.distributed import run_distributed
+
+    report = run_distributed(RolloutConfig(seed=config.run.seed), folder=folder, backend=config.run.distributed_backend)
+    return str(report)
+
+
+def _show(views: list[Callable[[Status], None]], status: Status) -> None:
+    for view in views:
+        view(status)
+
+
+def _history(journal: Path) -> list[dict[str, Any]]:
+    """Return one entry per outcome that was told: order, agent, step, score, metrics."""
+    told = (json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines())
+    return [
+        {
+            "order": line["order"]["order_id"],
+            "agent": line["order"]["agent"],
+            "step": line["order"]["end_step"],
+            "score": line["outcome"]["score"],
+            "failure": line["outcome"]["failure"],
+            "metrics": line["outcome"]["metrics"],
+        }
+        for line in told
+        if line["what"] == "tell"
+    ]
