@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hsokv_ray.evaluation.intervals import Score, over_seeds
-from hsokv_ray.swarm.choose_task import default_strategy, swarm_of, task_of
+from hsokv_ray.swarm.choose_task import default_strategy, evaluation_flops, plain_task, swarm_of, task_of
 from hsokv_ray.swarm.comparison import headline
 from hsokv_ray.swarm.run_folder import SearchFolder
 from hsokv_ray.swarm.search import search
@@ -68,7 +68,9 @@ def variant(config: SearchSwarmConfig, name: str, seed: int) -> SearchSwarmConfi
     full = _changed(config, use_swarm=True, use_kv=True, seed=seed)
     budget = swarm_of(full).flops_budget
     changed = _changed(config, use_swarm=with_swarm, use_kv=with_memory, seed=seed)
-    steps = round(config.search.of_preset("agent_steps") * _cost(full) / _cost(changed))
+    task, orders = plain_task(changed), config.search.num_agents * config.search.of_preset("iterations")
+    left = (budget or 0) / orders - evaluation_flops(task)
+    steps = int(left // task.cost(default_strategy(task)))
     search = changed.search.model_copy(update={"flops_budget": float(budget or 0), "agent_steps": max(steps, 1)})
     return changed.model_copy(update={"search": search})
 
@@ -144,11 +146,6 @@ def _changed(config: SearchSwarmConfig, *, use_swarm: bool, use_kv: bool, seed: 
             "run": config.run.model_copy(update={"seed": seed}),
         }
     )
-
-
-def _cost(config: SearchSwarmConfig) -> int:
-    task = task_of(config)
-    return task.cost(default_strategy(task))
 
 
 def _as_json(results: dict[str, list[Summary]], table: dict[str, Score]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """From the job's flags to a task, its default strategy, and the FLOPs of a search."""
 
+from functools import lru_cache
 from pathlib import Path
 
 from hsokv_ray import env
@@ -40,14 +41,31 @@ def default_strategy(task: Task) -> Strategy:
 def swarm_of(config: SearchSwarmConfig) -> SwarmConfig:
     """Return the swarm, with its budget and the default strategy as the first one.
 
-    Without `--flops-budget` it may spend what all agents need for a whole training by the default strategy.
+    Without `--flops-budget` it may spend what all agents need for a whole training by the default strategy, their
+    evaluations included.
     """
-    task = task_of(config)
+    task, search = plain_task(config), config.search
+    num_orders = search.num_agents * search.of_preset("iterations")
+    budget = int(search.flops_budget or num_orders * order_flops(task, search.of_preset("agent_steps")))
+    swarm = search.swarm(flops_budget=budget)
+    return swarm.model_copy(update={"first_strategies": (default_strategy(task),)})
+
+
+def order_flops(task: Task, num_steps: int) -> int:
+    """Return what training `num_steps` by the default strategy, and one evaluation, cost."""
     default = default_strategy(task)
-    steps = config.search.num_agents * config.search.total_steps
-    budget = int(config.search.flops_budget or steps * task.cost(default))
-    swarm = config.search.swarm(flops_budget=budget)
-    return swarm.model_copy(update={"first_strategies": (default,)})
+    return num_steps * task.cost(default) + evaluation_flops(task)
+
+
+@lru_cache(maxsize=16)
+def evaluation_flops(task: Task) -> int:
+    """Return the FLOPs of one evaluation, counted by doing one with a fresh model of the default strategy."""
+    learner = task.learner()
+    learner.configure(default_strategy(task), seed=0)
+    learner.reset()
+    before = learner.flops
+    learner.evaluate()
+    return learner.flops - before
 
 
 def _steps_of_one_training(config: SearchSwarmConfig) -> int:

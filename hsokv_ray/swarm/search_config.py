@@ -25,7 +25,7 @@ class Preset:
 
 
 PRESETS: dict[PresetName, Preset] = {
-    "quick_test": Preset(iterations=4, agent_steps=50, num_managers=1, agents_per_manager=2, size="tiny"),
+    "quick_test": Preset(iterations=4, agent_steps=150, num_managers=1, agents_per_manager=2, size="tiny"),
     "demo": Preset(iterations=10, agent_steps=100, num_managers=2, agents_per_manager=3, size="tiny"),
     "research": Preset(iterations=20, agent_steps=200, num_managers=2, agents_per_manager=5, size="base"),
 }
@@ -112,8 +112,8 @@ class SearchSizeConfig(Config):
     """Each further manager decides this many times more rarely."""
 
     flops_budget: float | None = pydantic.Field(default=None, ge=1)
-    """FLOPs of everything together, wasted work included, such as 1e12. None: what all agents need for a whole
-    training by the default strategy."""
+    """FLOPs of everything together, wasted work and evaluations included, such as 1e12. None: what all agents need for
+    a whole training by the default strategy."""
 
     def of_preset(self, name: Literal["iterations", "agent_steps", "num_managers", "agents_per_manager"]) -> int:
         """Return the flag's value, or the preset's where it was not given."""

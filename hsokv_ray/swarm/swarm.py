@@ -109,7 +109,7 @@ class Swarm:
             return []
         failure = _failure(outcome)
         self._account(agent, order, outcome.flops, "wasted" if failure else "useful")
-        self._budget.observe(outcome.flops, order.num_steps)
+        self._budget.observe(order.strategy, outcome.flops, order.num_steps)
         self._managers[agent.manager].num_outcomes += 1
         if failure:
             self._fail(agent, order, failure)

@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from hsokv_ray.data.tasks import SPLITS, Examples, FewShotGlue, WordTokenizer
+from hsokv_ray.data.tasks import SPLITS, Examples, FewShotGlue, Splits, WordTokenizer
 from hsokv_ray.errors import ConfigError, DataError
 from hsokv_ray.memory.config import KeyValueConfig
 from hsokv_ray.memory.encoders import open_encoder

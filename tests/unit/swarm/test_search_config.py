@@ -10,7 +10,38 @@ from hsokv_ray.errors import ConfigError
 from hsokv_ray.swarm.hf_trainer import HFSwarmConfig
 from hsokv_ray.swarm.search_config import PRESETS, SearchSwarmConfig
 
-ORIGINAL = ["--iterations", "--agents-per-manager", "--agent-steps", "--num-managers", "--use-swarm", "--use-kv", "--task", "--benchmark", "--glue-task", "--run-ablations", "--run-distributed", "--distributed-backend", "--preset", "--lm-corpus", "--visualize", "--save-pretrained", "--load-pretrained", "--hf-train", "--hf-output-dir", "--allow-download", "--mode", "--kv-confidence-threshold", "--definition-max-length", "--flops-budget", "--seed", "--glue-data-dir", "--cifar-data-dir", "--lm-seq-length", "--lm-stride", "--lm-max-sequences"]
+ORIGINAL = (
+    "--iterations",
+    "--agents-per-manager",
+    "--agent-steps",
+    "--num-managers",
+    "--use-swarm",
+    "--use-kv",
+    "--task",
+    "--benchmark",
+    "--glue-task",
+    "--run-ablations",
+    "--run-distributed",
+    "--distributed-backend",
+    "--preset",
+    "--lm-corpus",
+    "--visualize",
+    "--save-pretrained",
+    "--load-pretrained",
+    "--hf-train",
+    "--hf-output-dir",
+    "--allow-download",
+    "--mode",
+    "--kv-confidence-threshold",
+    "--definition-max-length",
+    "--flops-budget",
+    "--seed",
+    "--glue-data-dir",
+    "--cifar-data-dir",
+    "--lm-seq-length",
+    "--lm-stride",
+    "--lm-max-sequences",
+)
 
 
 def test_every_flag_of_the_original_is_there() -> None:

@@ -1,0 +1,188 @@
+"""Searches that train for real, at equal steps: one default run, random, ASHA, TPE, Ray Tune's PBT and PB2, the swarm.
+
+    python benchmarks/swarm_live.py --data-dir DIR            --tasks words --seeds 5; --quick proves it works
+
+Each search may spend 8 whole trainings of a task, looks at its models 6 times per training, chooses its best model on
+validation data, and is judged on test data once. Every step costs the same (the batch is not searched over), so equal
+steps are equal FLOPs of training; evaluations come on top, and the total is in the table. PBT and PB2 have a population
+of 8, the swarm 8 agents under 2 managers. Rates of learning are searched over three decades around the default.
+
+A row per task and search: mean and 95 % interval over seeds, and the swarm's paired difference to it. DIR holds
+sentence_vectors and cifar10.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from harness import Target, write_result
+
+from hsokv_ray.swarm.config import SwarmConfig
+
+AGENTS = 8
+LOOKS = 6
+SWARM = SwarmConfig(num_managers=2, agents_per_manager=4, exploit="copy", interval_factor=2)
+OURS = "swarm"
+RIVALS = ("PBT (Ray Tune)", "PB2 (Ray Tune)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A task with the numbers of its searches."""
+
+    make: Callable[[Path, int], Any]
+    """(data folder, seed) -> Task."""
+    steps: int
+    """Of one whole training; divisible by 18."""
+    what: str
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, default=os.environ.get("HSOKV_DATA_DIR", "data"))
+    parser.add_argument("--tasks", nargs="+", choices=list(PROBLEMS), default=list(PROBLEMS))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--cells", type=Path, help="file of finished runs to go on with; default: a new one")
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--cell", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.cell:
+        print(json.dumps(run_cell(args.data_dir, **json.loads(args.cell))))
+        return
+    path = args.cells or Path(tempfile.mkdtemp()) / "cells.jsonl"
+    seeds = range(args.first_seed, args.first_seed + (2 if args.quick else args.seeds))
+    wanted = [
+        {"problem": problem, "search": search, "seed": seed, "quick": args.quick}
+        for seed in seeds
+        for problem in args.tasks
+        for search in SEARCHES
+    ]
+    cells = finish(wanted, path, args.data_dir, args.processes)
+    tables = {f"{PROBLEMS[problem].what}": table(cells, problem) for problem in args.tasks}
+    write_result("swarm_live", tables=tables, targets=targets(cells, args.tasks), quick=args.quick)
+
+
+def finish(wanted: list[dict[str, Any]], path: Path, data: Path, processes: int) -> list[dict[str, Any]]:
+    """Run what is not in `path` yet, each cell in a process of its own; return all."""
+    done = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    keys = [{key: each[key] for key in ("problem", "search", "seed", "quick")} for each in done]
+    todo = [cell for cell in wanted if cell not in keys]
+    print(f"{len(done)} of {len(wanted)} runs are there, {len(todo)} to do; {path}", flush=True)
+    running: dict[subprocess.Popen[str], dict[str, Any]] = {}
+    while todo or running:
+        while todo and len(running) < processes:
+            cell = todo.pop(0)
+            command = [sys.executable, __file__, "--data-dir", str(data), "--cell", json.dumps(cell)]
+            running[subprocess.Popen(command, stdout=subprocess.PIPE, text=True)] = cell
+        for process in [each for each in running if each.poll() is not None]:
+            cell = running.pop(process)
+            out = process.stdout.read() if process.stdout else ""
+            if process.returncode:
+                raise SystemExit(f"{cell} ended with {process.returncode}")
+            done.append(cell | json.loads(out.splitlines()[-1]))
+            with path.open("a") as file:
+                file.write(json.dumps(done[-1]) + "\n")
+            print(cell["problem"], cell["search"], cell["seed"], f"{done[-1]['test']:.4f}", f"{done[-1]['seconds']:.0f} s",
+                  flush=True)  # fmt: skip
+        time.sleep(0.2)
+    return [each for each in done if any(all(each[k] == v for k, v in cell.items()) for cell in wanted)]
+
+
+def run_cell(data: Path, *, problem: str, search: str, seed: int, quick: bool) -> dict[str, Any]:
+    """Run one search; return what it found as JSON."""
+    import torch
+    from live_lab import Lab
+
+    torch.set_num_threads(1)
+    steps = 36 if quick else PROBLEMS[problem].steps
+    task = PROBLEMS[problem].make(data, seed)
+    begin = time.perf_counter()
+    if search.endswith("(Ray Tune)"):
+        from live_tune import population_search, start_ray
+
+        start_ray(num_cpus=2)
+        kind: Any = search.split()[0]
+        found = population_search(kind, task, seed=seed, agents=AGENTS, total_steps=steps, interval=steps // LOOKS)
+    else:
+        alone = search == DEFAULT
+        lab = Lab(task, total_steps=AGENTS * steps if alone else steps, budget_steps=AGENTS * steps)
+        searcher(search, steps)(lab, seed)
+        found = lab.found()
+    return {**dataclasses.asdict(found), "seconds": time.perf_counter() - begin}
+
+
+def searcher(name: str, steps: int) -> Any:
+    import live_searchers
+    from hsokv_ray.swarm.learners.recipe import DEFAULT_STRATEGY
+
+    if name == DEFAULT:
+        return live_searchers.default({key: DEFAULT_STRATEGY[key] for key in SEARCHED} | {})
+    if name == OURS:
+        return live_searchers.swarm(SWARM.model_copy(update={"interval_steps": steps // LOOKS}))
+    return {"random": live_searchers.random_search, "ASHA": live_searchers.asha, "TPE (Optuna)": live_searchers.tpe}[
+        name
+    ]
+
+
+def table(cells: list[dict[str, Any]], problem: str) -> list[dict[str, Any]]:
+    """Rows of one problem: test and validation figures, the swarm's paired lead, FLOPs, steps."""
+    from hsokv_ray.evaluation.intervals import over_seeds
+
+    rows = []
+    ours = by_seed(cells, problem, OURS)
+    for search in SEARCHES:
+        each = by_seed(cells, problem, search)
+        seeds = sorted(each.keys() & ours.keys())
+        test = over_seeds([100 * each[s]["test"] for s in seeds])
+        lead = over_seeds([100 * (ours[s]["test"] - each[s]["test"]) for s in seeds])
+        rows.append(
+            {
+                "search": search,
+                "test accuracy, %": round(test.mean, 2),
+                "95 % interval": f"{test.low:.1f} to {test.high:.1f}",
+                "swarm minus this": round(lead.mean, 2),
+                "its 95 % interval": "" if search == OURS else f"{lead.low:.1f} to {lead.high:.1f}",
+                "validation, %": round(100 * float(np.mean([each[s]["validation"] for s in seeds])), 2),
+                "steps": int(np.mean([each[s]["steps"] for s in seeds])),
+                "GFLOP with evaluation": round(float(np.mean([each[s]["flops"] for s in seeds])) / 1e9, 1),
+                "seeds": len(seeds),
+            }
+        )
+    return rows
+
+
+def by_seed(cells: list[dict[str, Any]], problem: str, search: str) -> dict[int, dict[str, Any]]:
+    return {cell["seed"]: cell for cell in cells if cell["problem"] == problem and cell["search"] == search}
+
+
+def targets(cells: list[dict[str, Any]], problems: list[str]) -> list[Target]:
+    """The swarm is first, or tied within the interval of the paired difference, on at least 3 of 4 tasks."""
+    from hsokv_ray.evaluation.intervals import over_seeds
+
+    promised = []
+    for rival in RIVALS:
+        won = 0
+        for problem in problems:
+            ours, theirs = by_seed(cells, problem, OURS), by_seed(cells, problem, rival)
+            lead = over_seeds([ours[s]["test"] - theirs[s]["test"] for s in sorted(ours.keys() & theirs.keys())])
+            won += lead.high >= 0
+        promised.append(
+            Target(name=f"tasks of {len(problems)} on which the swarm is ahead of {rival} or tied", value=won,
+                   bound=3 * len(problems) / 4, kind="at least")
+        )  # fmt: skip
+    return promised
+
+
+if __name__ == "__main__":
+    main()
