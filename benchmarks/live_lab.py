@@ -11,10 +11,11 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from hsokv_ray.swarm.comparison import headline
 from hsokv_ray.swarm.execution import Execution
-from hsokv_ray.swarm.learner import Learner, State, Task
+from hsokv_ray.swarm.learner import Learner, State
 from hsokv_ray.swarm.messages import Order
-from hsokv_ray.swarm.space import Strategy
+from hsokv_ray.swarm.space import Space, Strategy
 
 FAILED = -math.inf
 
@@ -32,6 +33,26 @@ class Found:
     """(steps spent so far, best score on validation data so far), one entry per improvement."""
 
 
+@dataclass(frozen=True)
+class EqualSteps:
+    """A task whose steps cost the same under every strategy: the batch is the default one and not searched over."""
+
+    task: Any
+
+    def of_steps(self, total_steps: int) -> "EqualSteps":
+        """Return the same task with another length of a whole training."""
+        return EqualSteps(dataclasses.replace(self.task, total_steps=total_steps))
+
+    @property
+    def space(self) -> Space:
+        """The task's, without the batch size."""
+        return Space({name: domain for name, domain in self.task.space.domains.items() if name != "batch_size"})
+
+    def learner(self) -> Any:
+        """Make the task's learner."""
+        return self.task.learner()
+
+
 class Lab:
     """Trains what a search asks for, and refuses what is beyond the budget.
 
@@ -41,8 +62,8 @@ class Lab:
         budget_steps: steps of everything together.
     """
 
-    def __init__(self, task: Task, *, total_steps: int, budget_steps: int) -> None:
-        task = dataclasses.replace(task, total_steps=total_steps)  # pyright: ignore[reportArgumentType]
+    def __init__(self, task: EqualSteps, *, total_steps: int, budget_steps: int) -> None:
+        task = task.of_steps(total_steps)
         self.space, self.total_steps, self.budget_steps = task.space, total_steps, budget_steps
         self._learner: Learner = task.learner()
         self._execution = Execution(self._learner)
@@ -80,14 +101,4 @@ class Lab:
         assert model is not None, "every training failed"
         flops = self._learner.flops
         self._learner.load(model)
-        return Found(validation, headline(test(self._learner)), flops, self.steps, self.curve)
-
-
-def test(learner: Any) -> dict[str, Any]:
-    """Return the figures of a learner's model on test data."""
-    return learner.test()
-
-
-def headline(figures: dict[str, Any]) -> float:
-    """Return the figure by which searches are compared."""
-    return float(figures["accuracy"])
+        return Found(validation, headline(self._learner.test())[1], flops, self.steps, self.curve)  # pyright: ignore

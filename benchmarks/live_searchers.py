@@ -13,6 +13,7 @@ from live_lab import FAILED, Lab
 
 from hsokv_ray.swarm.config import SwarmConfig
 from hsokv_ray.swarm.learner import State
+from hsokv_ray.swarm.learners.recipe import DEFAULT_STRATEGY
 from hsokv_ray.swarm.messages import Outcome
 from hsokv_ray.swarm.space import Choice, LogFloat, LogInt, Space, Strategy
 from hsokv_ray.swarm.swarm import Swarm
@@ -22,17 +23,14 @@ Searcher = Callable[[Lab, int], None]
 """(lab, seed): trains until the budget is spent."""
 
 
-def default(strategy: Strategy) -> Searcher:
-    """Train one model by `strategy` over the whole budget; the lab's `total_steps` is the budget."""
-
-    def search(lab: Lab, seed: int) -> None:
-        step, model, every = 0, None, lab.total_steps // 24
-        while lab.remaining:
-            end = min(step + every, lab.total_steps)
-            _, model = lab.train(strategy, seed=seed + step, begin=step, end=end, source=model)
-            step = end
-
-    return search
+def default(lab: Lab, seed: int) -> None:
+    """Train one model by the default strategy over the whole budget, which the lab's schedules are laid over."""
+    strategy = {name: DEFAULT_STRATEGY[name] for name in lab.space.domains}
+    step, model, every = 0, None, lab.total_steps // 24
+    while lab.remaining:
+        end = min(step + every, lab.total_steps)
+        _, model = lab.train(strategy, seed=seed + step, begin=step, end=end, source=model)
+        step = end
 
 
 def random_search(lab: Lab, seed: int) -> None:

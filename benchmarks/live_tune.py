@@ -1,47 +1,49 @@
 """Population based training by Ray Tune's own PBT and PB2, on the lab's terms: the same models, steps and evaluations.
 
-A trial is an agent of the population; all of them live at once, as actors with a share of the CPUs, so that nothing is
-saved and loaded but what the scheduler copies. Settings are those of Ray Tune's documentation: a quarter is copied and
-a quarter resampled, factors 0.8 and 1.2. PB2 (arXiv:2002.02518) moves numbers only; choices stay as drawn.
+A trial is an agent of the population. They take turns in one process that is kept (`reuse_actors`): PBT pauses a trial
+at every decision as long as others wait, and would start a process each time. Settings are those of Ray Tune's
+documentation: a quarter is copied and a quarter resampled, factors 0.8 and 1.2. PB2 (arXiv:2002.02518) moves numbers
+only; choices stay as drawn.
 """
 
-import dataclasses
 import json
 import math
 import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import ray
-from live_lab import Found, headline
-from live_lab import test as test_figures
+from live_lab import EqualSteps, Found
 from ray import tune
 from ray.tune.schedulers import PopulationBasedTraining
 from ray.tune.schedulers.pb2 import PB2
 
-from hsokv_ray.swarm.learner import State, Task
+from hsokv_ray.swarm.comparison import headline
+from hsokv_ray.swarm.learner import State
 from hsokv_ray.swarm.space import Choice, Float, Int, LogFloat, LogInt, Space
 from hsokv_ray.swarm.states import pack, unpack
 
-CPUS_PER_TRIAL = 0.2
-
 
 def population_search(
-    kind: Literal["PBT", "PB2"], task: Task, *, seed: int, agents: int, total_steps: int, interval: int
+    kind: Literal["PBT", "PB2"], task: EqualSteps, *, seed: int, agents: int, total_steps: int, interval: int
 ) -> Found:
     """Run one search of `agents` x `total_steps` steps; return what it found."""
-    task = dataclasses.replace(task, total_steps=total_steps)  # pyright: ignore[reportArgumentType]
+    task = task.of_steps(total_steps)
     with tempfile.TemporaryDirectory() as folder:
+        trial = tune.with_parameters(Trial, task=task, interval=interval, best=f"{folder}/best")
         tuner = tune.Tuner(
-            tune.with_resources(tune.with_parameters(Trial, task=task, interval=interval), {"CPU": CPUS_PER_TRIAL}),
+            tune.with_resources(trial, {"CPU": 1}),
             param_space=distributions(task.space),
             tune_config=tune.TuneConfig(
                 metric="score", mode="max", num_samples=agents, scheduler=_scheduler(kind, task.space, seed),
                 search_alg=tune.search.BasicVariantGenerator(random_state=seed),
+                reuse_actors=True,
+                max_concurrent_trials=1,
             ),
             run_config=tune.RunConfig(
                 name=f"{kind}-{seed}", storage_path=folder, stop={"training_iteration": total_steps // interval},
-                verbose=0, checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
+                verbose=0,
             ),
         )  # fmt: skip
         results = tuner.fit()
@@ -52,27 +54,27 @@ def population_search(
         learner.configure(best["strategy"], seed=seed)
         learner.load(_read(Path(best["path"])))
         curve = _curve(rows, interval)
-        flops = sum(
-            max(row["flops"] for row in rows if row["trial_id"] == each) for each in {r["trial_id"] for r in rows}
-        )
-        return Found(best["score"], headline(test_figures(learner)), int(flops), interval * len(rows), curve)
+        flops = sum(row["flops"] for row in rows)
+        return Found(best["score"], headline(learner.test())[1], int(flops), interval * len(rows), curve)
 
 
 class Trial(tune.Trainable):
     """A learner as a trial; keeps its best model beside the trial's checkpoints."""
 
-    def setup(self, config: dict[str, Any], *, task: Task, interval: int) -> None:
+    def setup(self, config: dict[str, Any], *, task: EqualSteps, interval: int, best: str) -> None:
         import torch
 
         torch.set_num_threads(1)
         torch.get_num_threads()
         self.learner, self.interval = task.learner(), interval
-        self.best = -math.inf
+        self.best, self.best_folder = -math.inf, Path(best)
+        self.best_folder.mkdir(exist_ok=True)
         self.seed = int(self.trial_id.split("_")[-1], 36) if "_" in self.trial_id else 0
         self.learner.configure(_plain(config), seed=self.seed)
         self.learner.reset()
 
     def step(self) -> dict[str, Any]:
+        before = self.learner.flops
         self.learner.configure(_plain(self.config), seed=self.seed + self.iteration)
         try:
             self.learner.train(self.interval)
@@ -83,12 +85,10 @@ class Trial(tune.Trainable):
             score = 0.0
         if score > self.best:
             self.best = score
-            folder = Path(self.logdir).parent / "best"
-            folder.mkdir(exist_ok=True)
-            path = _write(self.learner.state(), folder / f"{self.trial_id}.safetensors")
+            path = _write(self.learner.state(), self.best_folder / f"{self.trial_id}.safetensors")
             said = {"score": score, "strategy": _plain(self.config), "path": str(path)}
-            (folder / f"{self.trial_id}.json").write_text(json.dumps(said))
-        return {"score": score, "flops": self.learner.flops}
+            (self.best_folder / f"{self.trial_id}.json").write_text(json.dumps(said))
+        return {"score": score, "flops": self.learner.flops - before}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         _write(self.learner.state(), Path(checkpoint_dir) / "state.safetensors")
@@ -97,6 +97,7 @@ class Trial(tune.Trainable):
         self.learner.load(_read(Path(checkpoint_dir) / "state.safetensors"))
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.best = -math.inf
         self.learner.configure(_plain(new_config), seed=self.seed)
         self.learner.reset()
         return True
@@ -123,10 +124,27 @@ def distributions(space: Space) -> dict[str, Any]:
 def _scheduler(kind: str, space: Space, seed: int) -> Any:
     common: dict[str, Any] = {"time_attr": "training_iteration", "perturbation_interval": 1, "quantile_fraction": 0.25}
     if kind == "PBT":
-        return PopulationBasedTraining(**common, resample_probability=0.25, hyperparam_mutations=distributions(space))
+        mutations = distributions(space)
+        mutations |= {name: list(each.options) for name, each in space.domains.items() if isinstance(each, Choice)}
+        return PopulationBasedTraining(
+            **common, resample_probability=0.25, hyperparam_mutations=mutations, custom_explore_fn=_Inside(space)
+        )
     numbers = {name: domain for name, domain in space.domains.items() if isinstance(domain, Float | LogFloat)}
     bounds = {name: [domain.low, domain.high] for name, domain in numbers.items()}
     return PB2(**common, hyperparam_bounds=bounds)
+
+
+class _Inside:
+    """Brings perturbed settings back into the space, as PBT's documentation does it with a function."""
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+
+    def __call__(self, config: dict[str, Any]) -> dict[str, Any]:
+        unit = {name: self._space.domains[name].to_unit(value) for name, value in config.items()}
+        inside = {name: self._space.domains[name].from_unit(float(np.clip(each, 0, 1))) for name, each in unit.items()}
+        return {name: value if self._space.domains[name].allows(value) else inside[name]
+                for name, value in config.items()}  # fmt: skip
 
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:
@@ -134,7 +152,7 @@ def _plain(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _best_model(folder: Path) -> dict[str, Any]:
-    said = [json.loads(path.read_text()) for path in folder.glob("**/best/*.json")]
+    said = [json.loads(path.read_text()) for path in (folder / "best").glob("*.json")]
     return max(said, key=lambda each: each["score"])
 
 

