@@ -6,7 +6,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help venv demo serve stop-serve test lint unit chaos bench head stop-head clean
+.PHONY: help venv demo serve stop-serve test lint unit chaos bench bench-hsokv head stop-head clean
 
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
@@ -55,10 +55,15 @@ unit: venv  ## tests/unit, tests/ray and tests/serve
 	python -m pytest -q
 
 chaos: venv  ## tests that kill processes
-	python -m pytest -q tests/chaos
+	python -m pytest -q -m "chaos or not chaos" tests/chaos
+	python -m pytest -q -m chaos tests/ray
 
 bench: venv  ## measure, and write benchmarks/results
 	for name in moe_block micro_step data_pipeline training_overhead memory_engines memory_scale memory_shared longcontext longcontext_encoder_decoder serving; do python benchmarks/$$name.py; done
+	python benchmarks/readme_table.py
+
+bench-hsokv: venv  ## measure H-SOKV: searches, ablations, tables; needs HSOKV_DATA_DIR
+	for name in swarm_offline swarm_live swarm_overhead rollouts; do python benchmarks/$$name.py; done
 	python benchmarks/readme_table.py
 
 head: venv  ## start a local Ray head

@@ -22,10 +22,12 @@ from hsokv_ray.memory.shared.command_config import (
     StopConfig,
     TenantConfig,
 )
+from hsokv_ray.swarm.search_config import SearchSwarmConfig
 from hsokv_ray.training.config import TrainHMSTConfig
 
 COMMANDS: dict[str, type[Config]] = {
     "jobs/train_hmst.py": TrainHMSTConfig,
+    "jobs/search_swarm.py": SearchSwarmConfig,
     "jobs/pretokenize.py": PretokenizeConfig,
     "jobs/split_dataset.py": SplitDatasetConfig,
     "hsokv generate": GenerateConfig,

@@ -173,6 +173,7 @@ def test_the_smallest_is_the_best_where_the_mode_is_min(tmp_path: Path) -> None:
     assert searcher.best().score == -alone.best().score == results.get_best_result().metrics["score"]
 
 
+@pytest.mark.chaos
 def test_a_search_whose_driver_was_killed_goes_on_and_counts_nothing_twice(tmp_path: Path) -> None:
     address = ray.get_runtime_context().gcs_address
     driver = subprocess.Popen(
@@ -211,6 +212,7 @@ def test_a_trial_that_fails_costs_its_model_not_the_search(tmp_path: Path) -> No
     assert searcher.best().step == COPY.max_steps
 
 
+@pytest.mark.chaos
 def test_a_lost_process_is_replaced_and_its_work_charged_as_repeated(tmp_path: Path) -> None:
     searcher = SwarmSearcher(SPACE, COPY, seed=3)
     constants = {"dies_once_at": 4, "marker": str(tmp_path / "died")}

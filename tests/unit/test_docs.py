@@ -28,7 +28,14 @@ from serve.services import Services
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SERVING = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
-WITH_COMMANDS = ("README.md", "CONTRIBUTING.md", "docs/memory.md", "docs/long-context.md", "docs/serving.md")
+WITH_COMMANDS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/memory.md",
+    "docs/long-context.md",
+    "docs/serving.md",
+    "docs/swarm.md",
+)
 
 
 def blocks(text: str) -> list[str]:
@@ -233,4 +240,4 @@ def test_every_job_is_executable_short_and_answers_help(script: str) -> None:
     assert path.stat().st_mode & 0o111, f"{script} has lost its executable bit"
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 80
     done = subprocess.run([sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "--source" in done.stdout
+    assert "--seed" in done.stdout
