@@ -4,8 +4,8 @@
 
 Steps sleep, so that nothing competes with the orchestration but itself; an order is one step of 1 s, states have
 250,000 numbers (1 MB) and go through the object store and to disk. The share counts from the first order handed to a
-worker to the last outcome, all workers together. The second table has steps that do nothing: outcomes per second of the whole
-path (order, actor or process, state on disk, journal, decision), and the size of its snapshot per agent.
+worker to the last outcome, all workers together. The second table has steps that do nothing: outcomes per second of the
+whole path (order, actor or process, state on disk, journal, decision), and the size of its snapshot per agent.
 """
 
 import argparse
