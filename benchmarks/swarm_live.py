@@ -16,8 +16,6 @@ import dataclasses
 import importlib.metadata
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cells import run_cells
 from harness import RESULTS, Target, write_result
 
 from hsokv_ray.swarm.config import SwarmConfig
@@ -119,35 +118,10 @@ def main() -> None:
         for problem in args.tasks
         for search in SEARCHES
     ]
-    cells = finish(wanted, path, args.data_dir, args.processes)
+    data = ["--data-dir", str(args.data_dir)]
+    cells = run_cells(__file__, wanted, path, arguments=data, processes=args.processes)
     tables = {f"{PROBLEMS[problem].what}": table(cells, problem) for problem in args.tasks}
     write_result("swarm_live", tables=tables, targets=targets(cells, args.tasks), quick=args.quick)
-
-
-def finish(wanted: list[dict[str, Any]], path: Path, data: Path, processes: int) -> list[dict[str, Any]]:
-    """Run what is not in `path` yet, each cell in a process of its own; return all."""
-    done = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    keys = [{key: each[key] for key in ("problem", "search", "seed", "quick")} for each in done]
-    todo = [cell for cell in wanted if cell not in keys]
-    print(f"{len(done)} of {len(wanted)} runs are there, {len(todo)} to do; {path}", flush=True)
-    running: dict[subprocess.Popen[str], dict[str, Any]] = {}
-    while todo or running:
-        while todo and len(running) < processes:
-            cell = todo.pop(0)
-            command = [sys.executable, __file__, "--data-dir", str(data), "--cell", json.dumps(cell)]
-            running[subprocess.Popen(command, stdout=subprocess.PIPE, text=True)] = cell
-        for process in [each for each in running if each.poll() is not None]:
-            cell = running.pop(process)
-            out = process.stdout.read() if process.stdout else ""
-            if process.returncode:
-                raise SystemExit(f"{cell} ended with {process.returncode}")
-            done.append(cell | json.loads(out.splitlines()[-1]))
-            with path.open("a") as file:
-                file.write(json.dumps(done[-1]) + "\n")
-            score, seconds = f"{done[-1]['test']:.4f}", f"{done[-1]['seconds']:.0f} s"
-            print(cell["problem"], cell["search"], cell["seed"], score, seconds, flush=True)
-        time.sleep(0.2)
-    return [each for each in done if any(all(each[k] == v for k, v in cell.items()) for cell in wanted)]
 
 
 def run_cell(data: Path, *, problem: str, search: str, seed: int, quick: bool) -> dict[str, Any]:

@@ -177,6 +177,11 @@ class KVReadingModel(PreTrainedModel):
             return F.linear(mixed, self.encoder.embed_tokens.weight)
         return None if self.classifier is None else self.classifier(mixed)
 
+    @torch.no_grad()
+    def values_of(self, labels: Tensor) -> Tensor:
+        """Return what is written for each of `labels`, int [...]: [..., value_dim]."""
+        return self._label_values(labels)
+
     def _label_values(self, targets: Tensor | None) -> Tensor:
         """Return the value of each target, [..., value_dim]; zeros where there is none."""
         if targets is None:

@@ -18,6 +18,15 @@ class HearsOrders(Protocol):
         ...
 
 
+@runtime_checkable
+class Closes(Protocol):
+    """A learner with something to give back at the end, such as an open store."""
+
+    def close(self) -> None:
+        """Give it back."""
+        ...
+
+
 class Execution:
     """A worker's learner, and which order's result it holds.
 

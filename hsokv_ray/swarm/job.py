@@ -96,7 +96,7 @@ class SearchJob:
     def best_learner(self) -> Learner:
         """Return a learner that holds the best model. Raises `RunError`: the search has not ended."""
         best = self._summary().best
-        learner = self.task.learner()
+        learner = plain_task(self.config).learner()
         learner.configure(best.strategy, seed=self.config.run.seed)
         learner.load(States(self.files.states).read(best.order_id))
         return learner

@@ -200,7 +200,7 @@ class SearchRunConfig(Config):
 
     share_memory: str | None = None
     """Store through which all agents share one key-value memory: `shared:NAME/COLLECTION` of a running memory actor
-    (`hsokv memory start NAME`), or `faiss:FOLDER` on one machine's local backend. For --benchmark cifar and glue."""
+    (`hsokv memory start NAME`), or `faiss:FOLDER` with --distributed-backend local. For --task language_model."""
 
     hf_train: bool = False
     """Train by `HFSwarmTrainer`, and save model and summary to `--hf-output-dir`."""
@@ -231,6 +231,11 @@ class SearchSwarmConfig(Config):
     def _check(self) -> "SearchSwarmConfig":
         if self.task.task == "language_model" and self.task.benchmark != "synthetic":
             raise ConfigError(f"--benchmark {self.task.benchmark} classifies; leave out --task language_model, or it")
+        if self.run.share_memory and (self.task.task != "language_model" or not self.task.use_kv):
+            raise ConfigError(
+                "--share-memory needs --task language_model with its memory; in the other tasks a memory belongs to an "
+                "episode, a split or a stream, and there is nothing to share"
+            )
         return self
 
     @property

@@ -156,7 +156,7 @@ class SharingLearner:
     """A learner that takes over what all agents wrote before each order, and publishes what it added after it.
 
     Args:
-        learner: has a `memory`.
+        learner: has a `memory`, and where keys or values are of its own making, `bring_up_to_date()`.
         store: shared by all agents.
 
     Raises:
@@ -164,13 +164,17 @@ class SharingLearner:
     """
 
     def __init__(self, learner: Any, store: VectorStore) -> None:
-        if not hasattr(learner, "memory"):
+        if not hasattr(type(learner), "memory"):
             raise DataError(f"sharing: {type(learner).__name__} has no memory; share among learners that have one")
         self.learner, self.store = learner, store
         self._writer, self._version = "", 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.learner, name)  # configure, evaluate, state, test, save, ... are the learner's own
+
+    def close(self) -> None:
+        """Close the store."""
+        self.store.close()
 
     def begins(self, order: Order) -> None:
         """Hear which order follows: its agent is the writer, its number the version."""
@@ -186,6 +190,8 @@ class SharingLearner:
         shared = SharedEntries(self.store, self._writer)
         with memory.writable():
             baseline = shared.merge_into(memory)
+        if hasattr(self.learner, "bring_up_to_date"):
+            self.learner.bring_up_to_date()  # keys and values of others mean nothing to this model
         self.learner.train(num_steps)
         shared.publish(self.learner.memory, baseline, version=self._version)
 

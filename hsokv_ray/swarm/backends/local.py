@@ -59,6 +59,8 @@ class LocalBackend:
         return self._the_worker().conclude(best, seed=seed, folder=folder)
 
     def close(self) -> None:
+        if self._worker is not None:
+            self._worker.close()
         self._worker = None
 
     def _take_next(self) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from hsokv_ray.errors import CheckpointError, RunError
 from hsokv_ray.swarm.backends.base import Conclusion
-from hsokv_ray.swarm.execution import Execution, one_line
+from hsokv_ray.swarm.execution import Closes, Execution, one_line
 from hsokv_ray.swarm.learner import State, Task
 from hsokv_ray.swarm.messages import Best, Order, Outcome
 from hsokv_ray.swarm.states import States, pack, unpack
@@ -27,6 +27,11 @@ class Worker:
     def __init__(self, task: Task, states: States) -> None:
         self._states = states
         self._execution = Execution(task.learner())
+
+    def close(self) -> None:
+        """Let the learner give back what it holds, where it holds something that outlives it."""
+        if isinstance(self._execution.learner, Closes):
+            self._execution.learner.close()
 
     @property
     def holds(self) -> str | None:

@@ -131,6 +131,10 @@ class FewShotLearner(KVLearner):
         if int(counts.min()) < 2:
             raise DataError(f"{task.glue}: a class has {int(counts.min())} training examples; at least 2 are needed")
 
+    def items(self, split: Literal["train", "validation", "test"]) -> Items:
+        """Return a split as the model is given it, for those who fit something else to it."""
+        return self._data.items(split)
+
     @property
     def splits(self) -> Splits:
         """The texts, for those who measure something else on them."""

@@ -17,7 +17,10 @@ from torch import Tensor
 from hsokv_ray.data.tasks import Examples, Split, TextWindows
 from hsokv_ray.errors import DataError, RunError
 from hsokv_ray.evaluation.baselines.knn_lm import Datastore, KnnLm, Queries
+from hsokv_ray.memory.key_value import KeyValueMemory
 from hsokv_ray.models import BaselineTransformer, TransformerWithKV
+from hsokv_ray.models.kv_candidates import TOKENS
+from hsokv_ray.models.kv_flops import write_flops
 from hsokv_ray.models.kv_output import KVOutput
 from hsokv_ray.models.kv_statistics import gate_statistics, memory_bytes
 from hsokv_ray.swarm.learner import State
@@ -177,6 +180,28 @@ class LanguageLearner:
             **found.figures(),
             **self._kept(),
         }
+
+    @property
+    def memory(self) -> KeyValueMemory | None:
+        """The memory of the model in hand."""
+        return self.model.memory
+
+    def bring_up_to_date(self) -> None:
+        """Make keys and values of all entries those of the weights as they are now, whoever wrote them."""
+        model, memory = self.model, self.model.required_memory()
+        entries = [entry for entry in memory.entries if entry is not None]
+        if not entries:
+            return
+        with memory.writable():
+            model.reencode()
+            slots = [slot for slot in memory.slots_of([entry.id for entry in entries]) if slot is not None]
+            labels_N = torch.tensor([int(entry.metadata["label"]) for entry in entries])
+            memory.write(
+                memory.keys[slots], model.values_of(labels_N), ids=[entry.id for entry in entries],
+                metadata=[entry.metadata for entry in entries], inputs=[entry.input for entry in entries],
+            )  # fmt: skip
+        longest = max(len(entry.input[TOKENS]) for entry in entries)
+        self._flops += write_flops(model.config, len(entries), longest)
 
     def load_pretrained(self, folder: str | Path) -> None:
         """Begin with the weights and the memory that `save` wrote. Raises `CheckpointError`: they do not fit."""

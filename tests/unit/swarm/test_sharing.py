@@ -9,10 +9,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hsokv_ray.config import parse
 from hsokv_ray.errors import DataError
 from hsokv_ray.memory.config import KeyValueConfig
 from hsokv_ray.memory.key_value import KeyValueMemory
 from hsokv_ray.memory.stores import open_store
+from hsokv_ray.models.kv_candidates import TOKENS
+from hsokv_ray.swarm.job import SearchJob
+from hsokv_ray.swarm.learners.language import LanguageTask
+from hsokv_ray.swarm.learners.recipe import DEFAULT_STRATEGY
+from hsokv_ray.swarm.search_config import SearchSwarmConfig
 from hsokv_ray.swarm.sharing import COUNTS, Row, SharedEntries, merge
 
 CONFIG = KeyValueConfig(key_dim=4, value_dim=3, capacity=8, top_k=2)
@@ -150,3 +156,64 @@ def test_a_collection_of_something_else_is_refused_in_one_line(tmp_path: Path) -
 def test_a_writer_needs_a_name(tmp_path: Path, writer: str) -> None:
     with open_store(f"faiss:{tmp_path}/s") as store, pytest.raises(DataError, match="without '/'"):
         SharedEntries(store, writer)
+
+
+def test_agents_of_a_language_model_read_what_the_others_wrote(tmp_path: Path) -> None:
+    config = parse(
+        SearchSwarmConfig,
+        ["--task", "language_model", "--lm-corpus", str(corpus(tmp_path)), "--lm-seq-length", "8", "--size", "tiny",
+         "--iterations", "2", "--agent-steps", "2", "--num-managers", "1", "--agents-per-manager", "2",
+         "--distributed-backend", "local", "--output-dir", str(tmp_path), "--name", "lm", "--exploit", "none",
+         "--share-memory", f"faiss:{tmp_path / 'shared'}"],
+    )  # fmt: skip
+    job = SearchJob(config, show=False)
+    job.search()
+    with open_store(f"faiss:{tmp_path / 'shared'}") as store:
+        rows = SharedEntries(store, "look").rows()
+    assert {row.writer for row in rows} == {"a0", "a1"}
+    first = {row.entry for row in rows if row.writer == "a0"}
+    learner = job.best_learner()
+    memory = learner.memory  # pyright: ignore[reportAttributeAccessIssue]
+    assert set(memory.ids) - first, "the best model holds entries that a0 never wrote"
+    assert memory.check_integrity() == []
+
+
+def test_what_others_wrote_is_encoded_anew(tmp_path: Path) -> None:
+    task = LanguageTask(source=str(corpus(tmp_path)), seq_len=8, total_steps=4, capacity=64)
+    one, other = task.learner(), task.learner()
+    for seed, learner in enumerate((one, other)):
+        learner.configure(DEFAULT_STRATEGY, seed=seed)
+        learner.reset()
+        learner.train(2)
+    with open_store(f"faiss:{tmp_path}/s") as store:
+        assert one.memory is not None
+        assert other.memory is not None
+        SharedEntries(store, "a0").publish(one.memory, {}, version=1)
+        with other.memory.writable():
+            SharedEntries(store, "a1").merge_into(other.memory)
+    other.bring_up_to_date()
+    assert other.memory.num_stale == 0
+    entry = next(entry for entry in other.memory.entries if entry is not None and entry.id in one.memory.ids)
+    ids = torch.tensor([entry.input[TOKENS]])
+    key = other.model.keys(ids, torch.ones_like(ids))[0, -1]
+    [slot] = other.memory.slots_of([entry.id])
+    assert torch.allclose(other.memory.keys[slot], torch.nn.functional.normalize(key, dim=-1), atol=1e-5)
+    expected = other.model.values_of(torch.tensor([entry.metadata["label"]]))[0]
+    assert torch.allclose(other.memory.values[slot], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("words", [["--benchmark", "cifar"], [], ["--task", "language_model", "--no-use-kv"]])
+def test_where_there_is_nothing_to_share_it_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(SearchSwarmConfig, [*words, "--share-memory", "faiss:x"])
+    assert "--task language_model" in " ".join(capsys.readouterr().err.split())
+
+
+def corpus(folder: Path) -> Path:
+    """A text with something to learn."""
+    path = folder / "corpus.txt"
+    world = np.random.default_rng(0)
+    words = [f"w{i}" for i in range(40)]
+    lines = [" ".join(words[(start + i) % 40] for i in range(20)) for start in world.integers(0, 40, 400).tolist()]
+    path.write_text("\n\n".join(lines))
+    return path
