@@ -22,7 +22,18 @@ import psutil
 import torch
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("torch", "transformers", "ray", "datasets", "tokenizers", "tiktoken", "numpy", "pyarrow", "optuna", "gymnasium")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "ray",
+    "datasets",
+    "tokenizers",
+    "tiktoken",
+    "numpy",
+    "pyarrow",
+    "optuna",
+    "gymnasium",
+)
 CLOCKS = {"process": time.process_time, "wall": time.perf_counter}
 
 
