@@ -8,10 +8,12 @@ shuffled values and random keys stands beside them.
 import json
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from hsokv_ray.errors import RunError
 from hsokv_ray.evaluation.intervals import Score, over_seeds
 from hsokv_ray.swarm.choose_task import default_strategy, evaluation_flops, plain_task, swarm_of, task_of
 from hsokv_ray.swarm.comparison import headline
@@ -118,8 +120,11 @@ def _run_all(config: SearchSwarmConfig, cells: list[tuple[SearchSwarmConfig, Pat
         return [run_variant(*cell) for cell in cells]
     if config.run.distributed_backend == "ray":
         return _on_ray(configs, folders, config.run.cpus_per_agent)
-    with ProcessPoolExecutor(config.run.num_workers, mp_context=get_context("spawn")) as pool:
-        return list(pool.map(_alone, configs, folders))
+    try:
+        with ProcessPoolExecutor(config.run.num_workers, mp_context=get_context("spawn")) as pool:
+            return list(pool.map(_alone, configs, folders))
+    except BrokenProcessPool as error:
+        raise RunError("ablations: a process was killed; the same command goes on where they were") from error
 
 
 def _on_ray(configs: Iterable[SearchSwarmConfig], folders: Iterable[Path], cpus: float) -> list[Summary]:

@@ -32,6 +32,8 @@ class Agent:
     """First order of the model's line of copies."""
     failures: int = 0
     """In a row."""
+    interruptions: int = 0
+    """Attempts of the order that ended because all of the search did; they are held against nobody."""
     has_ended: bool = False
 
     def to_json(self) -> dict[str, Any]:

@@ -24,8 +24,11 @@ def task_of(config: SearchSwarmConfig) -> Task:
     """Return what `config` wants learnt. Raises `DataError`: no folder with the data is named."""
     task = plain_task(config)
     if config.run.share_memory:
-        task = SharingTask(task, config.run.share_memory)
-    return PretrainedTask(task, config.run.load_pretrained) if config.run.load_pretrained else task
+        run = f"{config.run.name}-{config.run.seed}-"
+        task = SharingTask(task, _absolute_store(config.run.share_memory), run=run)
+    if config.run.load_pretrained:
+        task = PretrainedTask(task, str(Path(config.run.load_pretrained).expanduser().absolute()))
+    return task
 
 
 def plain_task(config: SearchSwarmConfig) -> Task:
@@ -76,7 +79,7 @@ def _task(config: SearchSwarmConfig, *, total_steps: int) -> Task:
     given, threshold = config.task, config.task.kv_confidence_threshold
     if given.task == "language_model":
         return LanguageTask(
-            source=given.lm_corpus, seq_len=given.lm_seq_length, stride=given.lm_stride,
+            source=_absolute_source(given.lm_corpus), seq_len=given.lm_seq_length, stride=given.lm_stride,
             max_windows=given.lm_max_sequences, use_kv=given.use_kv, total_steps=total_steps, size=config.size,
             confidence_threshold=threshold,
         )  # fmt: skip
@@ -103,6 +106,17 @@ def _task(config: SearchSwarmConfig, *, total_steps: int) -> Task:
         use_kv=given.use_kv, total_steps=total_steps, size=config.size, confidence_threshold=threshold,
         max_length=given.definition_max_length,
     )  # fmt: skip
+
+
+def _absolute_source(source: str) -> str:
+    """Return a path that means the same in a worker's folder; what is no file or folder here stays as it is."""
+    path = Path(source).expanduser()
+    return str(path.absolute()) if "://" not in source and path.exists() else source
+
+
+def _absolute_store(uri: str) -> str:
+    kind, _, place = uri.partition(":")
+    return f"faiss:{Path(place).expanduser().absolute()}" if kind == "faiss" else uri
 
 
 def _folder(given: str | None) -> str | None:

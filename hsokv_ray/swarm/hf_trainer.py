@@ -91,7 +91,7 @@ class HFSwarmTrainer:
         Keys: test_metrics, retention (None where the task has none), history (one entry per outcome: order, agent,
         step, score, metrics), baselines, best, flops (by kind), flops_estimate (their sum).
         """
-        self.job.search(resume=self.job.folder.joinpath("journal.jsonl").exists())
+        self.job.search(resume=self.job.files.config.exists())
         self._learner = None
         return self.job.summary()
 

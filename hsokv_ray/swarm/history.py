@@ -160,7 +160,8 @@ class History:
         order_id = record["order"]["order_id"]
         self.counts.count(record)
         if record["what"] == "lost":
-            again = self.swarm.lost(order_id, record["flops"], attempt=record["order"]["attempt"])
+            attempt, interrupted = record["order"]["attempt"], not record["worker"]
+            again = self.swarm.lost(order_id, record["flops"], attempt=attempt, interrupted=interrupted)
             if again is None or again.order_id != order_id:
                 self.orders.pop(order_id, None)
             return self._hand_out([*([again] if again else []), *self.swarm.ask()])

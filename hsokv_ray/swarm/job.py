@@ -8,21 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from hsokv_ray import env
+from hsokv_ray.config import dump_yaml, load_yaml
 from hsokv_ray.errors import ConfigError, RunError
 from hsokv_ray.evaluation.intervals import Score
 from hsokv_ray.swarm.choose_task import default_strategy, plain_task, swarm_of, task_of
 from hsokv_ray.swarm.comparison import comparison, report_of, trivial_baselines
 from hsokv_ray.swarm.learner import Learner
 from hsokv_ray.swarm.run_folder import SearchFolder
-from hsokv_ray.swarm.search import search
-from hsokv_ray.swarm.search_config import SearchRunConfig, SearchSwarmConfig
-from hsokv_ray.swarm.states import States
+from hsokv_ray.swarm.search import refuse_early, search
+from hsokv_ray.swarm.search_config import SearchRunConfig, SearchSizeConfig, SearchSwarmConfig, SearchTaskConfig
+from hsokv_ray.swarm.states import States, pack, unpack
 from hsokv_ray.swarm.status import Status, Watcher
 from hsokv_ray.swarm.summary import Summary
 
 
 def run(config: SearchSwarmConfig) -> int:
     """Run the job that `config` describes; return the exit status."""
+    config = with_stored(config)
     if config.run.mode == "test":
         _measure(config)
         return 0
@@ -46,6 +48,10 @@ def run(config: SearchSwarmConfig) -> int:
     return 0
 
 
+STATE, STRATEGY = "state.safetensors", "strategy.json"
+"""What a saved model has beside its own files: the learner's whole state, and the strategy it was trained by."""
+
+
 class SearchJob:
     """One search with its folder.
 
@@ -66,6 +72,11 @@ class SearchJob:
         return SearchFolder(self.folder)
 
     @property
+    def stored(self) -> Path:
+        """The job's configuration, for `--resume` and `--mode test`."""
+        return stored_config(self.folder)
+
+    @property
     def is_finished(self) -> bool:
         """Whether the search ran to its end."""
         return self.files.summary.exists()
@@ -76,6 +87,13 @@ class SearchJob:
         from hsokv_ray.swarm.eyes.tensorboard import TensorBoard
 
         run = self.config.run
+        refuse_early(
+            self.task, self.swarm, self.folder, run.seed, resume=resume, num_workers=run.num_workers,
+            cpus_per_agent=run.cpus_per_agent,
+        )  # fmt: skip
+        if not self.stored.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_text(self.stored, dump_yaml(self.config))
         watchers: list[Watcher] = [TensorBoard(self.folder, best_known=run.best_known)]
         shown: list[Callable[[Status], None]] = []
         if run.distributed_backend == "ray":
@@ -102,8 +120,11 @@ class SearchJob:
         return learner
 
     def save_best(self, folder: Path, *, learner: Learner | None = None) -> Path:
-        """Save the best model with config, weights, tokenizer and memory to `folder`."""
-        (learner or self.best_learner()).save(folder)  # pyright: ignore[reportAttributeAccessIssue]
+        """Save the best model with config, weights, tokenizer and memory to `folder`, and what `--mode test` needs."""
+        learner = learner or self.best_learner()
+        learner.save(folder)  # pyright: ignore[reportAttributeAccessIssue]
+        (folder / STATE).write_bytes(pack(learner.state()))
+        write_text(folder / STRATEGY, json.dumps(self._summary().best.strategy) + "\n")
         return folder
 
     def report(self, summary: Summary) -> str:
@@ -141,6 +162,13 @@ class SearchJob:
         return Summary.from_json(json.loads(self.files.summary.read_text(encoding="utf-8")))
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a file as a whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
 def folder_of(run: SearchRunConfig) -> Path:
     """Return the run's folder. Raises `ConfigError`: the name is not one folder's."""
     if run.name in ("", ".", "..") or "/" in run.name:
@@ -155,11 +183,42 @@ def _measure(config: SearchSwarmConfig) -> None:
         job = SearchJob(config, show=False)
         learner, what = job.best_learner(), str(job.folder)
     else:
-        task = task_of(config)
-        learner, what = task.learner(), config.run.load_pretrained
-        learner.configure(default_strategy(task), seed=config.run.seed)
-        learner.reset()  # which loads the folder
+        learner, what = _saved_learner(config), config.run.load_pretrained
     print(comparison(what, learner.test(), trivial_baselines(plain_task(config))))  # pyright: ignore
+
+
+def _saved_learner(config: SearchSwarmConfig) -> Learner:
+    """Return a learner that holds the model in `--load-pretrained` exactly as the search that saved it did."""
+    task, folder = task_of(config), Path(config.run.load_pretrained or "").expanduser()
+    learner = task.learner()
+    try:
+        strategy, state = json.loads((folder / STRATEGY).read_text(encoding="utf-8")), (folder / STATE).read_bytes()
+    except (OSError, ValueError):  # saved by `save_pretrained` of the model alone
+        learner.configure(default_strategy(task), seed=config.run.seed)
+        learner.reset()
+        return learner
+    learner.configure(strategy, seed=config.run.seed)
+    learner.load(unpack(state))
+    return learner
+
+
+def stored_config(folder: Path) -> Path:
+    """Return where a run's job configuration is."""
+    return folder / "job.yaml"
+
+
+def with_stored(config: SearchSwarmConfig) -> SearchSwarmConfig:
+    """Return `config`; where it goes on with a run and says nothing of task and search, with those of that run."""
+    path = stored_config(folder_of(config.run))
+    goes_on = config.run.resume or (config.run.mode == "test" and config.run.load_pretrained is None)
+    says_nothing = config.task == SearchTaskConfig() and config.search == SearchSizeConfig()
+    if not (goes_on and says_nothing and path.exists()):
+        return config
+    stored = load_yaml(SearchSwarmConfig, path)
+    kept = {name: getattr(stored.run, name) for name in ("seed", "load_pretrained", "share_memory")}
+    if config.run.mode == "test":
+        kept = {"seed": stored.run.seed}
+    return stored.model_copy(update={"run": config.run.model_copy(update=kept)})
 
 
 def _train_hf(config: SearchSwarmConfig) -> None:

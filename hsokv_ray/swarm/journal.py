@@ -39,7 +39,7 @@ class Journal:
         try:
             data = self.path.read_bytes() if self.path.exists() else b""
             records, num_bytes = _whole_lines(data, self.path, cut_after)
-            self._file = self.path.open("ab")
+            self._file = self.path.open("ab", buffering=0)
             if num_bytes < len(data):
                 self._file.truncate(num_bytes)
                 os.fsync(self._file.fileno())
@@ -63,8 +63,9 @@ class Journal:
         if not lines:
             return
         try:
-            self._file.write("".join(line + "\n" for line in lines).encode())
-            self._file.flush()
+            data = memoryview("".join(line + "\n" for line in lines).encode())
+            while data:
+                data = data[self._file.write(data) :]
             if flush:
                 os.fsync(self._file.fileno())
         except OSError as error:

@@ -12,6 +12,7 @@ from typing import IO, Any
 
 import pydantic
 
+from hsokv_ray import env
 from hsokv_ray.config import differences
 from hsokv_ray.errors import CheckpointError, ConfigError, RunError
 from hsokv_ray.manifest import flush_folder
@@ -47,7 +48,8 @@ class SearchFolder:
     @property
     def resume_command(self) -> str:
         """What a user types to go on."""
-        return f"jobs/search_swarm.py --resume --name {self.name}"
+        where = "" if self.path.parent == env.runs_dir() else f" --output-dir {self.path.parent}"
+        return f"jobs/search_swarm.py --resume --name {self.name}{where}"
 
     @contextlib.contextmanager
     def claim(self, config: dict[str, Any], *, resume: bool) -> Iterator[None]:

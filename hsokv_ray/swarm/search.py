@@ -65,7 +65,7 @@ def search(
         RunError: the folder is held by another process, the cluster has no room, all agents of a manager failed
             again and again. What was done stays in the folder.
     """
-    _refuse_early(task, config, folder, seed, resume=resume, num_workers=num_workers, cpus_per_agent=cpus_per_agent)
+    refuse_early(task, config, folder, seed, resume=resume, num_workers=num_workers, cpus_per_agent=cpus_per_agent)
     try:
         if backend == "ray":
             return _on_ray(task, config, folder, seed, num_workers, cpus_per_agent, watchers, on_status, resume)
@@ -80,7 +80,7 @@ def search(
         raise
 
 
-def _refuse_early(
+def refuse_early(
     task: Task, config: SwarmConfig, folder: str | Path, seed: int, *,
     resume: bool, num_workers: int | None, cpus_per_agent: float,
 ) -> None:  # fmt: skip

@@ -94,7 +94,7 @@ class SearchSizeConfig(Config):
     """Decisions about each model; a whole training has iterations x agent-steps steps."""
 
     agent_steps: int | None = pydantic.Field(default=None, ge=1)
-    """Training steps of an agent between two decisions of the first manager."""
+    """Training steps of an agent between two decisions of the first manager; of exploit restart, before the first."""
 
     num_managers: int | None = pydantic.Field(default=None, ge=1)
     """Sub-populations, each with its own interval between decisions."""
@@ -111,7 +111,7 @@ class SearchSizeConfig(Config):
     interval_factor: int = pydantic.Field(default=2, ge=1)
     """Each further manager decides this many times more rarely."""
 
-    flops_budget: float | None = pydantic.Field(default=None, ge=1)
+    flops_budget: float | None = pydantic.Field(default=None, ge=1, allow_inf_nan=False)
     """FLOPs of everything together, wasted work and evaluations included, such as 1e12. None: what all agents need for
     a whole training by the default strategy."""
 
@@ -142,11 +142,21 @@ class SearchSizeConfig(Config):
             num_managers=self.of_preset("num_managers"),
             agents_per_manager=self.of_preset("agents_per_manager"),
             max_steps=self.total_steps,
+            min_steps=self.of_preset("agent_steps"),
             interval_steps=self.of_preset("agent_steps"),
             interval_factor=self.interval_factor,
             exploit=self.exploit,
+            proposals="density" if self.exploit == "restart" else "evolve",
             flops_budget=flops_budget,
         )
+
+
+_NOT_WITH_HF = ("resume", "run_ablations", "run_distributed", "visualize", "save_pretrained")
+_FLAGS_OF_A_SEARCH = (*_NOT_WITH_HF, "hf_train", "share_memory")
+
+
+def _as_flags(names: list[str]) -> str:
+    return ", ".join("--" + name.replace("_", "-") for name in names)
 
 
 class SearchRunConfig(Config):
@@ -210,8 +220,14 @@ class SearchRunConfig(Config):
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> "SearchRunConfig":
-        if self.mode == "test" and (self.resume or self.run_ablations or self.hf_train):
-            raise ConfigError("--mode test trains nothing; leave out --resume, --run-ablations and --hf-train")
+        given = [name for name in _FLAGS_OF_A_SEARCH if getattr(self, name)]
+        if self.mode == "test" and given:
+            raise ConfigError(f"--mode test trains nothing; leave out {_as_flags(given)}")
+        given = [name for name in _NOT_WITH_HF if getattr(self, name)]
+        if self.hf_train and given:
+            raise ConfigError(f"--hf-train writes model and summary to --hf-output-dir; leave out {_as_flags(given)}")
+        if self.share_memory and self.run_ablations:
+            raise ConfigError("--run-ablations compares searches that share nothing; leave out --share-memory")
         return self
 
 

@@ -158,15 +158,16 @@ class SharingLearner:
     Args:
         learner: has a `memory`, and where keys or values are of its own making, `bring_up_to_date()`.
         store: shared by all agents.
+        run: goes before the writers' names, so that two runs on one store do not take each other's rows for their own.
 
     Raises:
         DataError: the learner has no memory to share.
     """
 
-    def __init__(self, learner: Any, store: VectorStore) -> None:
+    def __init__(self, learner: Any, store: VectorStore, *, run: str = "") -> None:
         if not hasattr(type(learner), "memory"):
             raise DataError(f"sharing: {type(learner).__name__} has no memory; share among learners that have one")
-        self.learner, self.store = learner, store
+        self.learner, self.store, self._run = learner, store, run
         self._writer, self._version = "", 0
 
     def __getattr__(self, name: str) -> Any:
@@ -179,7 +180,7 @@ class SharingLearner:
     def begins(self, order: Order) -> None:
         """Hear which order follows: its agent is the writer, its number the version."""
         agent, _, number = order.order_id.partition(".")
-        self._writer, self._version = agent, int(number)
+        self._writer, self._version = f"{self._run}{agent}", int(number)
 
     def train(self, num_steps: int) -> None:
         """Train between merging and publishing."""
@@ -203,10 +204,12 @@ class SharingTask:
     Args:
         task: makes learners that have a memory.
         uri: `shared:NAME/COLLECTION` of the memory actor, or a local store such as `faiss:FOLDER` for one process.
+        run: names the search among those that use the store.
     """
 
     task: Task
     uri: str
+    run: str = ""
 
     @property
     def name(self) -> str:
@@ -220,7 +223,7 @@ class SharingTask:
 
     def learner(self) -> Learner:
         """Make a learner that shares. Raises `StoreError`: no such memory runs."""
-        return SharingLearner(self.task.learner(), open_store(self.uri))  # pyright: ignore[reportReturnType]
+        return SharingLearner(self.task.learner(), open_store(self.uri), run=self.run)  # pyright: ignore[reportReturnType]
 
     def cost(self, strategy: Strategy) -> int:
         """The task's own."""

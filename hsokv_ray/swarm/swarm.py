@@ -119,13 +119,14 @@ class Swarm:
         self._oversee(agent)
         return self._advance(agent)
 
-    def lost(self, order_id: str, flops: int, *, attempt: int | None = None) -> Order | None:
+    def lost(self, order_id: str, flops: int, *, attempt: int | None = None, interrupted: bool = False) -> Order | None:
         """Say that the worker of an order died after spending `flops`; return what its agent is to do now.
 
         That is the same order, next attempt; after `max_restarts` losses the order has failed and another one comes.
 
         Args:
             attempt: which attempt was lost; one that was reported lost before changes nothing.
+            interrupted: the whole search ended, not this worker; does not count towards `max_restarts`.
 
         Returns:
             None where the order was told already, or the budget allows no further attempt. Whatever else may start
@@ -142,8 +143,10 @@ class Swarm:
             return order
         self._account(agent, order, flops, "wasted")
         self._log("lost", order=order, attempt=order.attempt, flops_lost=flops)
-        if order.attempt > self.config.max_restarts:
-            self._fail(agent, order, f"its worker was lost {order.attempt} times")
+        agent.interruptions += interrupted
+        losses = order.attempt - agent.interruptions
+        if losses > self.config.max_restarts:
+            self._fail(agent, order, f"its worker was lost {losses} times")
             started = self._advance(agent)
         else:
             agent.order = replace(order, attempt=order.attempt + 1)
@@ -233,6 +236,11 @@ class Swarm:
             self._restart(manager, failure)
 
     def _restart(self, manager: Manager, failure: str) -> None:
+        done = [agent for agent in self._agents if agent.manager == manager.index and agent.has_ended]
+        if manager.num_restarts >= self.config.max_restarts and any(not agent.failures for agent in done):
+            for agent in manager.agents.values():  # others of this manager came to their end: no reason to lose that
+                agent.failures = self.config.max_failures
+            return
         if manager.num_restarts >= self.config.max_restarts:
             raise RunError(
                 f"swarm: all {len(manager.agents)} agents of manager {manager.index} failed, after "
@@ -303,6 +311,7 @@ class Swarm:
             self._idle[agent.manager].append(agent.index)
             return []
         agent.num_orders += 1
+        agent.interruptions = 0
         order_id = f"a{agent.index}.{agent.num_orders}"
         agent.strategy, agent.ancestor = plan.strategy, plan.ancestor or order_id
         agent.last = agent.last if agent.last == plan.source else None

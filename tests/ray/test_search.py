@@ -151,7 +151,7 @@ def test_a_stopped_search_says_how_to_go_on_and_does(tmp_path: Path):
         on_ray(folder, options, replace(TASK, step_s=0.02), resume=True)
     ray.get(supervisor.stop.remote(), timeout=PATIENCE_S)
     with pytest.raises(
-        RunError, match="stopped was stopped; jobs/search_swarm.py --resume --name stopped goes on with"
+        RunError, match="stopped was stopped; jobs/search_swarm.py --resume --name stopped --output-dir .* goes on with"
     ):
         join()
     summary = on_ray(folder, options, replace(TASK, step_s=0.02), resume=True)

@@ -102,6 +102,10 @@ class FewShotTask:
 
     def cost(self, strategy: Strategy) -> int:
         """Return the FLOPs of one step, the mean of a few; for `kv_only` those of writing the memory."""
+        recipe = Recipe(strategy, self.total_steps)
+        return _step_flops(self, recipe.batch_size, recipe.top_k, recipe.policy.name)
+
+    def _count_step_flops(self, strategy: Strategy) -> int:
         learner, recipe = FewShotLearner(self), Recipe(strategy, self.total_steps)
         config = learner.model_config(recipe)
         if self.mode == "kv_only":
@@ -257,6 +261,12 @@ class _Data:
         empty = dict.fromkeys(SPLITS, examples.select([]))
         alone = dataclasses.replace(self.splits, **(empty | {split: examples}))
         return alone.with_vectors(self._encode).of(split)
+
+
+@lru_cache(maxsize=1024)
+def _step_flops(task: FewShotTask, batch_size: int, top_k: int, policy: str) -> int:
+    """Return what a step costs; nothing else of a strategy moves it."""
+    return task._count_step_flops({"batch_size": batch_size, "memory_top_k": top_k, "write_policy": policy})
 
 
 @lru_cache(maxsize=4)

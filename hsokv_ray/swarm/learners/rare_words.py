@@ -108,6 +108,10 @@ class RareWordTask:
 
     def cost(self, strategy: Strategy) -> int:
         """Return the FLOPs of one step, the mean of a few."""
+        recipe = Recipe(strategy, self.total_steps)
+        return _step_flops(self, recipe.batch_size, recipe.top_k, recipe.policy.name)
+
+    def _count_step_flops(self, strategy: Strategy) -> int:
         learner, recipe = RareWordLearner(self), Recipe(strategy, self.total_steps)
         config = learner.model_config(recipe)
         lessons = [
@@ -218,6 +222,12 @@ class RareWordLearner(KVLearner):
     def _items(self, examples: Examples) -> Items:
         tokens = self.tokenizer.examples(examples, max_length=self._task.max_length)
         return Items(torch.from_numpy(tokens.inputs.copy()), torch.from_numpy(tokens.labels.copy()))
+
+
+@lru_cache(maxsize=1024)
+def _step_flops(task: RareWordTask, batch_size: int, top_k: int, policy: str) -> int:
+    """Return what a step costs; nothing else of a strategy moves it."""
+    return task._count_step_flops({"batch_size": batch_size, "memory_top_k": top_k, "write_policy": policy})
 
 
 @lru_cache(maxsize=4)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
 
 from hsokv_ray.errors import HsokvError, RunError
 from hsokv_ray.runtime import Demand, PendingWatch
@@ -139,7 +139,7 @@ class RayBackend:
         agent = self._pending.pop(reference)
         try:
             message: Any = ray.get(reference)
-        except RayActorError as error:
+        except (RayActorError, OutOfMemoryError) as error:
             return self._replace(agent, error)
         except ObjectLostError:
             return self._execute(agent, None)
@@ -168,7 +168,7 @@ class RayBackend:
         self._queue.free(agent.name, agent.holds)
         return Done(order, outcome, agent.begun, agent.name)
 
-    def _replace(self, agent: _Agent, error: RayActorError) -> Lost | None:
+    def _replace(self, agent: _Agent, error: RayActorError | OutOfMemoryError) -> Lost | None:
         """Start another worker in place of one that ended, or that cannot be reached."""
         ray.kill(agent.actor)
         self._agents.pop(agent.name, None)

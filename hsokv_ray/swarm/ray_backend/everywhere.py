@@ -4,8 +4,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import ray
+from ray.exceptions import RayTaskError
 
 from hsokv_ray import runtime
+from hsokv_ray.errors import HsokvError
 
 T = TypeVar("T")
 
@@ -16,7 +18,14 @@ def run_everywhere(work: Callable[..., T], arguments: Sequence[tuple[Any, ...]],
     Args:
         work: a function of a module that workers can import.
         cpus: reserved by one piece.
+
+    Raises whatever `work` raises.
     """
     runtime.connect()
     task = ray.remote(num_cpus=cpus, max_retries=3)(work)
-    return ray.get([task.remote(*each) for each in arguments])
+    try:
+        return ray.get([task.remote(*each) for each in arguments])
+    except RayTaskError as error:
+        if isinstance(error.cause, HsokvError):
+            raise error.cause from None
+        raise

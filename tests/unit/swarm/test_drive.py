@@ -45,7 +45,8 @@ def stopped(
 ) -> StopAfter:
     watcher = StopAfter(num_records)
     watcher.drive = drive(folder, options, watchers=[watcher], resume=resume, **keywords)
-    with pytest.raises(RunError, match=r"was stopped; jobs/search_swarm.py --resume --name \w+ goes on with it"):
+    command = r"jobs/search_swarm.py --resume --name \w+ --output-dir \S+"
+    with pytest.raises(RunError, match=f"was stopped; {command} goes on with it"):
         watcher.drive.run()
     return watcher
 

@@ -65,6 +65,24 @@ def test_a_saved_model_is_measured_as_it_was_in_the_search(run: Path, capsys: py
         assert "| string match |" in table
 
 
+def test_resume_and_test_know_the_run_without_its_flags(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    summary = json.loads((run / "words" / "summary.json").read_text())
+    capsys.readouterr()
+    for words in (["--resume", "--distributed-backend", "local"], ["--mode", "test"]):
+        config = parse(SearchSwarmConfig, ["--name", "words", "--output-dir", str(run), *words])
+        assert job.run(config) == 0
+        assert f"{100 * summary['test']['accuracy']:.1f} [" in capsys.readouterr().out
+
+
+def test_a_model_is_measured_under_its_own_strategy(run: Path, tmp_path: Path) -> None:
+    search = job.SearchJob(flags(run, "--name", "words"), show=False)
+    learner = search.best_learner()
+    saved = search.save_best(tmp_path / "saved", learner=learner)
+    loaded = job._saved_learner(flags(run, "--mode", "test", "--load-pretrained", str(saved)))
+    assert loaded.recipe.strategy == learner.recipe.strategy  # pyright: ignore
+    assert loaded.test() == learner.test()  # pyright: ignore
+
+
 def test_models_begin_from_a_saved_one(run: Path, tmp_path: Path) -> None:
     config = flags(tmp_path, "--name", "more", "--load-pretrained", str(run / "saved"))
     search = job.SearchJob(config, show=False)
@@ -85,7 +103,7 @@ def test_a_folder_that_holds_no_model_is_refused_in_one_line(tmp_path: Path) -> 
 
 
 def test_a_model_of_another_shape_is_refused_in_one_line(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no model for this task"):
+    with pytest.raises(CheckpointError, match="does not fit the model"):
         job.run(flags(tmp_path, "--mode", "test", "--size", "base", "--load-pretrained", str(run / "saved")))
 
 

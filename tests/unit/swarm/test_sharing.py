@@ -170,8 +170,8 @@ def test_agents_of_a_language_model_read_what_the_others_wrote(tmp_path: Path) -
     job.search()
     with open_store(f"faiss:{tmp_path / 'shared'}") as store:
         rows = SharedEntries(store, "look").rows()
-    assert {row.writer for row in rows} == {"a0", "a1"}
-    first = {row.entry for row in rows if row.writer == "a0"}
+    assert {row.writer for row in rows} == {"lm-0-a0", "lm-0-a1"}
+    first = {row.entry for row in rows if row.writer == "lm-0-a0"}
     learner = job.best_learner()
     memory = learner.memory  # pyright: ignore[reportAttributeAccessIssue]
     assert set(memory.ids) - first, "the best model holds entries that a0 never wrote"

@@ -329,3 +329,29 @@ def test_given_strategies_begin_the_first_models_and_change_nothing_else() -> No
 def test_a_given_strategy_outside_the_space_is_refused() -> None:
     with pytest.raises(ConfigError, match="x is 3.0"):
         make(first_strategies=({"x": 3.0, "lr": 0.01, "kind": "b"},))
+
+
+def test_interruptions_of_the_whole_search_are_held_against_nobody() -> None:
+    swarm = make(num_managers=1, agents_per_manager=1, max_restarts=2, exploit="none", num_trials=1)
+    [order] = swarm.ask()
+    for attempt in range(1, 9):
+        again = swarm.lost(order.order_id, COST, attempt=attempt, interrupted=True)
+        assert again is not None
+        assert (again.order_id, again.attempt) == (order.order_id, attempt + 1)
+        swarm = reloaded(swarm)
+    assert sum(swarm.ledger.totals.values()) == 8 * COST
+    for attempt in (9, 10):
+        assert swarm.lost(order.order_id, COST, attempt=attempt) is not None
+    swarm.lost(order.order_id, COST, attempt=11)
+    assert [event.what for event in swarm.events()][-1] != "lost"
+    assert any(event.what == "failed" for event in swarm.events())
+
+
+def test_one_agent_that_fails_at_last_does_not_take_the_others_models_with_it() -> None:
+    swarm = make(num_managers=1, agents_per_manager=3, max_restarts=1, max_failures=50)
+    orders = swarm.ask()
+    while orders:
+        order = orders.pop(0)
+        orders += swarm.tell(told(order, failure="boom") if order.agent == 2 else told(order, 0.5 + order.agent / 10))
+    assert swarm.is_finished
+    assert swarm.best().agent == 1
