@@ -156,7 +156,8 @@ def test_one_trial_at_a_time_makes_the_decisions_of_the_swarm_alone_in_one_proce
 
 
 def test_a_copy_carries_the_weights_of_all_its_ancestors(tmp_path: Path) -> None:
-    searcher = SwarmSearcher(SPACE, COPY, seed=3)
+    config = COPY.model_copy(update={"max_steps": 20})  # so long that some copy some other, in whatever order they come
+    searcher = SwarmSearcher(SPACE, config, seed=3)
     results = fit(tmp_path, searcher, max_concurrent_trials=3)
     made = {event.order_id: event for event in searcher.events() if event.what in MADE}
     assert any(event.what == "copied" for event in made.values())
@@ -362,10 +363,12 @@ def test_hmst_is_trained_in_trials_and_a_copy_goes_on_from_the_weights_of_anothe
     (copied,) = [event for event in searcher.events() if event.what == "copied"]
     assert (copied.agent, copied.details["from_agent"]) == (1, 0)
     assert by_agent["a1"].config["optim"] == {"learning_rate": standing}
-    donor, copier = (by_agent[agent].metrics_dataframe["val_loss"].tolist() for agent in ("a0", "a1"))
-    assert donor[0] < copier[0]
-    assert donor[1] != pytest.approx(donor[0], abs=1e-3)
-    assert copier[1] == pytest.approx(donor[0], abs=1e-5)
+    frames = [by_agent[agent].metrics_dataframe for agent in ("a0", "a1")]
+    donor, copier = (dict(zip(frame["step"], frame["val_loss"], strict=True)) for frame in frames)
+    assert donor[4] != pytest.approx(donor[2], abs=1e-3)
+    assert copier[4] == pytest.approx(donor[2], abs=1e-5), "it stands where the donor was when it was copied"
+    # Tune does not always keep the row before a trial took over another's checkpoint.
+    assert copier.get(2, math.inf) > donor[2]
     weights = count_parameters(model_shape(parse(TrainHMSTConfig, flags).model, vocab_size=300, seq_len=16)).active
     tokens = 2 * 16 * 8  # of 2 trials of 4 steps each
     assert searcher.swarm.ledger.spent == pytest.approx(6 * weights * tokens, rel=0.2)
