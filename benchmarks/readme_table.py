@@ -28,6 +28,7 @@ TITLES = {
     "longcontext_encoder_decoder": "Long context, T5 and BART",
     "serving": "Serving, LLaMA of 6 x 512",
     "swarm_offline": "Swarm search, 24 held-out lcbench surrogates, 10 seeds",
+    "swarm_overhead": "Swarm search, orchestration on 2 cores",
 }
 """Result -> what it measures, in the table's order."""
 
