@@ -58,6 +58,10 @@ def population_search(
         return Found(best["score"], headline(learner.test())[1], int(flops), interval * len(rows), curve)
 
 
+FAILED_SCORE = -1e9
+"""Of a model that diverged: below any score, and a finite number, which PB2's regression needs."""
+
+
 class Trial(tune.Trainable):
     """A learner as a trial; keeps its best model beside the trial's checkpoints."""
 
@@ -82,8 +86,8 @@ class Trial(tune.Trainable):
         except Exception as error:  # a diverged model is worth nothing, and is copied over
             print(f"trial {self.trial_id}: {error}")
             self.learner.reset()
-            score = 0.0
-        if score > self.best:
+            score = FAILED_SCORE
+        if score > max(self.best, FAILED_SCORE):
             self.best = score
             path = _write(self.learner.state(), self.best_folder / f"{self.trial_id}.safetensors")
             said = {"score": score, "strategy": _plain(self.config), "path": str(path)}

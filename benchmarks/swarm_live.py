@@ -8,7 +8,7 @@ steps are equal FLOPs of training; evaluations come on top, and the total is in 
 of 8, the swarm 8 agents under 2 managers. Rates of learning are searched over three decades around the default.
 
 A row per task and search: mean and 95 % interval over seeds, and the swarm's paired difference to it. DIR holds
-sentence_vectors and cifar10.
+glue_16shot and cifar10.
 """
 
 import argparse

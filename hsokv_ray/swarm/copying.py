@@ -49,6 +49,8 @@ class CopyingManager(Manager):
             return
         self._forget(agent)
         agent.score = score
+        if self.config.proposals == "density":
+            self.evidence.add(order.strategy, order.end_step, score)
         if order.end_step < self.config.max_steps:
             insort(self.ranking, (score, agent.index))
 

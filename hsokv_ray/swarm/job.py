@@ -41,7 +41,7 @@ def run(config: SearchSwarmConfig) -> int:
 
         print(run_ablations(config, job.folder))
     if config.run.run_distributed:
-        print(_run_distributed(config, job.folder))
+        _run_distributed(config, job.folder)
     if config.run.visualize:
         for path in job.plots():
             print(f"plot {path}")
@@ -240,12 +240,26 @@ def _train_hf(config: SearchSwarmConfig) -> None:
     print(f"model {out / 'model'}, summary {out / 'summary.json'}", file=sys.stderr)
 
 
-def _run_distributed(config: SearchSwarmConfig, folder: Path) -> str:
+def _run_distributed(config: SearchSwarmConfig, folder: Path) -> None:
+    """Measure rollouts, print a row per number of workers, and draw them where plots are wanted."""
     from hsokv_ray.swarm.rollouts.config import RolloutConfig
     from hsokv_ray.swarm.rollouts.distributed import run_distributed
 
-    report = run_distributed(RolloutConfig(seed=config.run.seed), folder=folder, backend=config.run.distributed_backend)
-    return str(report)
+    report = run_distributed(
+        RolloutConfig(seed=config.run.seed), folder=folder, backend=config.run.distributed_backend, on_progress=print
+    )
+    print("| workers | environment steps per s | speed-up |\n|---|---|---|")
+    for row in report.scaling:
+        speed_up = "-" if row.speed_up is None else str(row.speed_up)
+        print(f"| {row.num_workers} | {row.steps_per_s} | {speed_up} |")
+    print("\n".join([*report.notes, f"all figures: {folder / 'distributed.json'}"]))
+    if config.run.visualize and sum(row.speed_up is not None for row in report.scaling) > 1:
+        from hsokv_ray.swarm.eyes.plots import plot_speed_up
+
+        path = plot_speed_up(
+            json.loads((folder / "distributed.json").read_text("utf-8")), folder / "plots/speed_up.png"
+        )
+        print(f"plot {path}")
 
 
 def _show(views: list[Callable[[Status], None]], status: Status) -> None:

@@ -73,7 +73,11 @@ class Backend(Protocol):
         ...
 
     def conclude(self, best: Best, *, seed: int, folder: str) -> Conclusion:
-        """Have a worker test the best model, and save it to `folder`, as far as its learner can. No order may run."""
+        """Have a worker test the best model, and save it to `folder`, as far as its learner can. No order may run.
+
+        Raises:
+            RunError: the worker was killed meanwhile; nothing is concluded, and a resumed search tries again.
+        """
         ...
 
     def close(self) -> None:

@@ -94,7 +94,9 @@ class ProcessBackend:
             _send(pipe, {"conclude": best.to_json(), "seed": seed, "folder": folder})
             return Conclusion(**_receive(pipe)["conclusion"])
         except (EOFError, OSError):
-            return Conclusion({}, 0, saved=False, failure="its worker ended while it tested the best model")
+            raise RunError(
+                "swarm: the worker that tested the best model was killed; resume the search to test it again"
+            ) from None
 
     def close(self) -> None:
         for each in self._processes.values():

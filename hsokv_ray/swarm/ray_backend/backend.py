@@ -90,7 +90,9 @@ class RayBackend:
             answer: Any = ray.get(agent.actor.conclude.remote(best.to_json(), seed, folder))
             return Conclusion(**answer)
         except RayActorError:
-            return Conclusion({}, 0, saved=False, failure="its worker ended while it tested the best model")
+            raise RunError(
+                "swarm: the worker that tested the best model was killed; resume the search to test it again"
+            ) from None
 
     def close(self) -> None:
         for agent in {id(each): each for each in (*self._agents.values(), *self._pending.values())}.values():

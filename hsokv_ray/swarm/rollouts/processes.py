@@ -115,10 +115,11 @@ class _Process:
 
     def place(self, timeout_s: float) -> Place:
         try:
-            if self.pipe.poll(timeout_s):
-                return Place(**self.receive()["place"])
-        except EOFError:
-            pass  # said below: it died before it could introduce itself
+            introduced = self.receive() if self.pipe.poll(timeout_s) else None
+        except EOFError:  # it died before it could introduce itself
+            introduced = None
+        if introduced is not None:
+            return Place(**introduced["place"])
         raise RunError(
             f"rollouts: a worker process did not start within {timeout_s:g} s (exit code {self.process.exitcode}); a "
             "script that starts processes needs `if __name__ == '__main__':`"

@@ -5,6 +5,7 @@ import math
 import random
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -355,3 +356,14 @@ def test_one_agent_that_fails_at_last_does_not_take_the_others_models_with_it() 
         orders += swarm.tell(told(order, failure="boom") if order.agent == 2 else told(order, 0.5 + order.agent / 10))
     assert swarm.is_finished
     assert swarm.best().agent == 1
+
+
+def test_copies_are_proposed_where_good_strategies_lie_dense() -> None:
+    swarm = make(num_managers=1, agents_per_manager=8, proposals="density", max_steps=80, interval_steps=4)
+    orders = swarm.ask()
+    while orders:
+        order = orders.pop(0)
+        orders += swarm.tell(told(order, 1 - abs(order.strategy["x"] - 0.3)))
+    explored = [e.details["strategy"]["x"] for e in swarm.events() if e.what == "copied"][-12:]
+    drawn = sum(abs(x - 0.3) for x in np.random.default_rng(0).random(1000)) / 1000
+    assert sum(abs(x - 0.3) for x in explored) / len(explored) < 0.7 * drawn
