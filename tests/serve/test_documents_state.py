@@ -250,7 +250,8 @@ TestDocuments.settings = settings(max_examples=25, stateful_step_count=25, deadl
 @pytest.fixture
 def documents(tmp_path: Path) -> Iterator[Documents]:
     limits = DocumentLimits(document_bytes=100, documents_per_owner=3, bytes_per_owner=195, uploads_per_owner=2)
-    made = Documents(tmp_path / "documents", limits.model_copy(update={"free_bytes": 0}))
+    # deep enough that a name which climbs out lands inside tmp_path, where nothing else writes
+    made = Documents(tmp_path / "a" / "b" / "c" / "documents", limits.model_copy(update={"free_bytes": 0}))
     yield made
     made.close()
 
@@ -278,13 +279,13 @@ def test_a_deleted_text_is_nowhere_on_disk(documents: Documents) -> None:
 
 
 @pytest.mark.parametrize("name", ["../../../escaped", "/etc/passwd", "a\x00b", "..", ".", "", "a/b\\c", "é🧠" * 50])
-def test_a_name_is_never_part_of_a_path(documents: Documents, name: str) -> None:
-    around = {path for path in documents.root.parent.parent.rglob("*") if not path.is_relative_to(documents.root)}
+def test_a_name_is_never_part_of_a_path(documents: Documents, tmp_path: Path, name: str) -> None:
+    around = {path for path in tmp_path.rglob("*") if not path.is_relative_to(documents.root)}
     id = put(documents, "../../ann/\x00", b"text", name=name)
     assert documents.get(id, "../../ann/\x00").document.name == name
     names = [path.relative_to(documents.root).as_posix() for path in documents.root.rglob("*")]
     assert all(set(each) <= set("abcdefghijklmnopqrstuvwxyz0123456789-./") and ".." not in each for each in names)
-    after = {path for path in documents.root.parent.parent.rglob("*") if not path.is_relative_to(documents.root)}
+    after = {path for path in tmp_path.rglob("*") if not path.is_relative_to(documents.root)}
     assert after == around
 
 
@@ -324,11 +325,11 @@ def test_a_wrong_digest_leaves_nothing(documents: Documents) -> None:
     assert list((documents.root / "uploads").iterdir()) == []
 
 
-def test_one_process_has_the_folder(documents: Documents, tmp_path: Path) -> None:
+def test_one_process_has_the_folder(documents: Documents) -> None:
     from hsokv_ray.errors import StoreError
 
     with pytest.raises(StoreError, match="in use by another process"):
-        Documents(tmp_path / "documents")
+        Documents(documents.root)
 
 
 def test_a_disk_that_fills_up_loses_nothing_that_was_acknowledged(
