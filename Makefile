@@ -52,7 +52,8 @@ lint: venv  ## style, types, import contracts
 	lint-imports
 
 unit: venv  ## tests/unit, tests/ray and tests/serve
-	python -m pytest -q
+	python -m pytest -q tests/unit --numprocesses logical --maxprocesses 4 --dist loadfile
+	python -m pytest -q tests/ray tests/serve
 
 chaos: venv  ## tests that kill processes
 	python -m pytest -q -m "chaos or not chaos" tests/chaos

@@ -11,8 +11,12 @@ from harness import RESULTS, markdown
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-SECTIONS = {ROOT / "docs" / "serving.md": "serving"}
-"""Document -> the result whose tables stand between its marks `NAME:begin` and `NAME:end`."""
+DOCS = ROOT / "docs"
+SECTIONS = {
+    DOCS / "serving.md": ["serving"],
+    DOCS / "swarm.md": ["swarm_live", "hsokv_tasks", "rollouts"],
+}
+"""Document -> the results whose tables stand between its marks `NAME:begin` and `NAME:end`."""
 BEGIN, END = "| Benchmark | What | Measured | Target | |\n|---|---|---|---|---|\n", "\n\n"
 TITLES = {
     "moe_block": "MoE block, forward + backward, 4,096 tokens, 8 experts top-2",
@@ -28,15 +32,19 @@ TITLES = {
     "longcontext_encoder_decoder": "Long context, T5 and BART",
     "serving": "Serving, LLaMA of 6 x 512",
     "swarm_offline": "Swarm search, 24 held-out lcbench surrogates, 10 seeds",
+    "swarm_live": "Swarm search, live training of 4 tasks, 5 seeds",
     "swarm_overhead": "Swarm search, orchestration on 2 cores",
+    "hsokv_tasks": "H-SOKV, 5 seeds",
+    "rollouts": "CartPole on distributed workers, 5 seeds",
 }
 """Result -> what it measures, in the table's order."""
 
 
 def main() -> None:
     README.write_text(with_table(README.read_text(encoding="utf-8")), encoding="utf-8")
-    for path, name in SECTIONS.items():
-        path.write_text(with_section(path.read_text(encoding="utf-8"), name), encoding="utf-8")
+    for path, names in SECTIONS.items():
+        for name in names:
+            path.write_text(with_section(path.read_text(encoding="utf-8"), name), encoding="utf-8")
 
 
 def with_table(readme: str) -> str:

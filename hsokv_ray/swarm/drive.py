@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hsokv_ray.errors import CheckpointError, RunError
-from hsokv_ray.swarm.backends.base import Backend, Conclusion, Done, Lost, most_flops
+from hsokv_ray.swarm.backends.base import Backend, Conclusion, Done, Lost, WorkerLost, most_flops
 from hsokv_ray.swarm.config import SwarmConfig
 from hsokv_ray.swarm.history import History
 from hsokv_ray.swarm.learner import Task
@@ -33,6 +33,10 @@ WAIT_S = 1.0
 """After which `stop` is noticed where nothing else happens."""
 SNAPSHOT_SHARE = 0.02
 """Of the time that snapshots may take."""
+MAX_TESTS = 3
+"""Workers in a row that may be lost in the final test."""
+TEST = "test.1"
+"""The final test, where orders are named."""
 
 
 class Drive:
@@ -148,11 +152,15 @@ class Drive:
 
     def _begun_before(self) -> list[Order]:
         """Return the orders that were in the last driver's workers; those that only waited have lost nothing."""
-        try:
-            begun = read_json(self.folder.running)
-        except CheckpointError:  # a first start
-            return []
+        begun = self._noted()
         return [order for order in self._history.orders.values() if begun.get(order.order_id) == order.attempt]
+
+    def _noted(self) -> dict[str, int]:
+        """Return what was in workers when last noted down: order -> attempt."""
+        try:
+            return read_json(self.folder.running)
+        except CheckpointError:  # a first start
+            return {}
 
     def _search(self) -> None:
         while self._history.orders:
@@ -229,13 +237,28 @@ class Drive:
         self._running = {}
         self._save()
         best = self._history.swarm.best()
-        conclusion = self._backend.conclude(best, seed=self._seed, folder=str(self.folder.best))
+        conclusion, attempts = self._test(best)
         with self._lock:
-            self._history.swarm.ledger.charge("test.1", 1, conclusion.flops, "evaluation")
+            for attempt in range(1, attempts + 1):  # what a lost one had spent died with it: the most it can have been
+                self._history.swarm.ledger.charge(TEST, attempt, conclusion.flops, "evaluation")
         summary = self._summary(best, conclusion)
         write_json(self.folder.summary, summary.to_json(), indent=1)
         self.states.drop(self._stored - {best.order_id})
         return summary
+
+    def _test(self, best: Best) -> tuple[Conclusion, int]:
+        """Test the best model; return what came of it, and how often that was begun, by earlier drivers too."""
+        begun = self._noted().get(TEST, 0)
+        for attempt in range(begun + 1, begun + MAX_TESTS + 1):
+            write_json(self.folder.running, {TEST: attempt}, flush=False)
+            try:
+                return self._backend.conclude(best, seed=self._seed, folder=str(self.folder.best)), attempt
+            except WorkerLost:
+                continue
+        raise RunError(
+            f"{self.folder.name}: {MAX_TESTS} workers in a row were lost while they tested the best model, perhaps for "
+            f"want of memory; {self.folder.resume_command} tests it again"
+        )
 
     def _summary(self, best: Best, conclusion: Conclusion) -> Summary:
         history = self._history

@@ -23,7 +23,7 @@ from hsokv_ray.swarm.learner import State
 from hsokv_ray.swarm.space import Choice, Float, LogFloat, Space, Strategy
 from hsokv_ray.swarm.swarm import seed_of
 
-Fault = Literal["nan", "raise", "kill"]
+Fault = Literal["nan", "raise", "kill", "kill_test"]
 Faults = tuple[tuple[int, Fault], ...]
 
 
@@ -38,7 +38,8 @@ class SimulatedTask:
         needed_steps: steps of the best strategy until its score is 1 - 1/e.
         optimum_seed: where the best strategy lies.
         faults: what goes wrong in orders of these seeds, see `faults_of`. nan: the score is none. raise: the training
-            raises. kill: the process ends at the order's last step, by SIGKILL.
+            raises. kill: the process ends at the order's last step, by SIGKILL. kill_test: so does it in the final
+            test, whose seed is the search's own.
         faults_once: folder that remembers which fault has happened, so that each does once; None: each time.
         data: folder that has to exist; None: no data is needed.
     """
@@ -136,6 +137,8 @@ class SimulatedLearner:
     def test(self) -> dict[str, Any]:
         """Return the score; costs as much as a step."""
         self.flops += self._task.step_flops
+        if self._fault == "kill_test" and self._strikes():
+            os.kill(os.getpid(), signal.SIGKILL)
         return {"score": 1 - math.exp(-float(self._weights[0]))}
 
     def save(self, folder: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from search_audit import audit, config, lines, told
+from search_audit import audit, config, lines, repeated_tests, told
 from search_process import SEED, TASK
 
 from hsokv_ray.swarm.backends.local import LocalBackend
@@ -105,4 +105,5 @@ def test_a_driver_killed_at_random_moments_is_resumed_to_the_same_end(
             for record in lines(tmp_path / "run" / "journal.jsonl")
             if record["what"] == "lost" and record["order"]["attempt"] > 1
         )
+        lost_again += repeated_tests(tmp_path / "run") * TASK.step_flops
         assert summary.flops["useful"] + summary.flops["repeated"] - lost_again == whole.flops["useful"]

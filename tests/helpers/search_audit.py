@@ -58,10 +58,16 @@ def recounted(folder: Path, task: SimulatedTask) -> dict[str, int]:
     return dict(totals)
 
 
+def repeated_tests(folder: Path) -> int:
+    """How often the final test was begun again, after a worker or a driver was lost in it."""
+    return json.loads((folder / "running.json").read_text())["test.1"] - 1
+
+
 def audit(folder: Path, summary: Summary, task: SimulatedTask) -> None:
     """Nothing is counted twice, nothing is missing, and only the best state is left."""
     outcomes = told(folder)
     flops = recounted(folder, task)
+    flops["repeated"] += repeated_tests(folder) * task.step_flops
     assert summary.flops == {**flops, "evaluation": task.step_flops}
     assert summary.told == len(outcomes)
     records = lines(folder / "journal.jsonl")

@@ -86,6 +86,15 @@ def test_killed_actors_cost_an_attempt_each_and_change_nothing_else(tmp_path: Pa
     assert told(tmp_path / "killed") == told(tmp_path / "local")
 
 
+def test_a_final_test_whose_actor_is_killed_is_done_again_and_charged_each_time(tmp_path: Path):
+    (tmp_path / "faults").mkdir()
+    task = replace(TASK, faults=((2, "kill_test"),), faults_once=str(tmp_path / "faults"))
+    summary = on_ray(tmp_path / "killed", config("copy"), task, num_workers=1)
+    audit(tmp_path / "killed", summary, task)
+    assert summary.test == {"score": summary.best.score}
+    assert (summary.flops["evaluation"], summary.flops["repeated"]) == (TASK.step_flops, TASK.step_flops)
+
+
 def run_aside(work: Callable[[], Summary]) -> Callable[[], Summary]:
     """Begin `work` in a thread; what is returned waits for its result."""
     results: list[Any] = []

@@ -56,9 +56,10 @@ def test_the_flag_reference_is_what_the_configuration_says() -> None:
 
 def test_the_readme_has_the_targets_of_the_committed_results() -> None:
     assert readme_table.with_table(README) == README, "run: python benchmarks/readme_table.py"
-    for path, name in readme_table.SECTIONS.items():
+    for path, names in readme_table.SECTIONS.items():
         text = path.read_text(encoding="utf-8")
-        assert readme_table.with_section(text, name) == text, "run: python benchmarks/readme_table.py"
+        for name in names:
+            assert readme_table.with_section(text, name) == text, "run: python benchmarks/readme_table.py"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -44,6 +44,10 @@ class Conclusion:
     failure: str = ""
 
 
+class WorkerLost(Exception):
+    """The worker that tested the best model ended before it reported; another one can try again."""
+
+
 class Backend(Protocol):
     """Carries out orders, several at a time. Workers start with the first order."""
 
@@ -76,7 +80,7 @@ class Backend(Protocol):
         """Have a worker test the best model, and save it to `folder`, as far as its learner can. No order may run.
 
         Raises:
-            RunError: the worker was killed meanwhile; nothing is concluded, and a resumed search tries again.
+            WorkerLost: the worker ended meanwhile; nothing is concluded.
         """
         ...
 

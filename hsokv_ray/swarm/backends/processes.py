@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from hsokv_ray.errors import RunError
-from hsokv_ray.swarm.backends.base import Conclusion, Done, Lost, most_flops, refusal
+from hsokv_ray.swarm.backends.base import Conclusion, Done, Lost, WorkerLost, most_flops, refusal
 from hsokv_ray.swarm.backends.queue import OrderQueue
 from hsokv_ray.swarm.backends.worker import Worker
 from hsokv_ray.swarm.execution import one_line
@@ -94,9 +94,8 @@ class ProcessBackend:
             _send(pipe, {"conclude": best.to_json(), "seed": seed, "folder": folder})
             return Conclusion(**_receive(pipe)["conclusion"])
         except (EOFError, OSError):
-            raise RunError(
-                "swarm: the worker that tested the best model was killed; resume the search to test it again"
-            ) from None
+            self._replace(free[0])
+            raise WorkerLost from None
 
     def close(self) -> None:
         for each in self._processes.values():

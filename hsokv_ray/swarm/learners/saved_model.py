@@ -5,9 +5,14 @@ from pathlib import Path
 from hsokv_ray.errors import CheckpointError
 from hsokv_ray.models import TransformerWithKV
 
+READING = {"top_k", "temperature", "threshold", "learning_recall"}
+"""Settings of a memory that change nothing of what it holds."""
+
 
 def take_over(model: TransformerWithKV, folder: str | Path) -> None:
     """Give `model` the weights, and where both have one the memory, that `save_pretrained` wrote to `folder`.
+
+    How the memory is read stays as `model` has it: the strategy and the command line decide that, not the folder.
 
     Raises:
         CheckpointError: it is missing, damaged, of another shape or vocabulary, or its memory of another encoder.
@@ -21,4 +26,6 @@ def take_over(model: TransformerWithKV, folder: str | Path) -> None:
             f"{folder}: no model for this task ({cause}); give one saved with the same task"
         ) from None
     if model.memory is not None and saved.memory is not None:
-        model.memory = saved.memory.train(model.training)
+        reading, memory = model.memory.config.model_dump(include=READING), saved.memory.train(model.training)
+        memory.config = memory.config.model_copy(update=reading)
+        model.memory, model.config.memory = memory, memory.config.model_dump(mode="json")

@@ -13,7 +13,7 @@ from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, Ray
 
 from hsokv_ray.errors import HsokvError, RunError
 from hsokv_ray.runtime import Demand, PendingWatch
-from hsokv_ray.swarm.backends.base import Conclusion, Done, Lost, most_flops, refusal
+from hsokv_ray.swarm.backends.base import Conclusion, Done, Lost, WorkerLost, most_flops, refusal
 from hsokv_ray.swarm.backends.queue import OrderQueue
 from hsokv_ray.swarm.learner import Task
 from hsokv_ray.swarm.messages import Best, Order, Outcome
@@ -89,10 +89,9 @@ class RayBackend:
         try:
             answer: Any = ray.get(agent.actor.conclude.remote(best.to_json(), seed, folder))
             return Conclusion(**answer)
-        except RayActorError:
-            raise RunError(
-                "swarm: the worker that tested the best model was killed; resume the search to test it again"
-            ) from None
+        except (RayActorError, OutOfMemoryError) as error:
+            self._replace(agent, error)
+            raise WorkerLost from None
 
     def close(self) -> None:
         for agent in {id(each): each for each in (*self._agents.values(), *self._pending.values())}.values():
@@ -174,6 +173,7 @@ class RayBackend:
         """Start another worker in place of one that ended, or that cannot be reached."""
         ray.kill(agent.actor)
         self._agents.pop(agent.name, None)
+        self._queue.remove(agent.name)
         self._false_starts += not agent.name
         why = " ".join(str(error).split())[:300]
         if self._false_starts >= MAX_FALSE_STARTS:

@@ -332,6 +332,9 @@ class Trials:
         again = self.swarm.lost(order.order_id, seat.flops, attempt=order.attempt)
         seat.flops, seat.seconds = 0, 0.0
         if again is None or again.order_id != order.order_id:
+            # What showed the loss was done for an attempt that there will not be.
+            flops = 1 if report.flops is None else report.flops
+            self.swarm.ledger.charge(order.order_id, order.attempt + 1, flops, "repeated")
             seat.order, seat.is_active, seat.holds = None, False, None
             self._enqueue([again] if again else [])
         else:

@@ -104,6 +104,8 @@ def test_a_search_whose_files_end_at_any_byte_comes_to_the_same_end(
             file.truncate(data.draw(st.integers(0, (folder / name).stat().st_size), label=name))
     if data.draw(st.booleans(), label="snapshot lost"):
         (folder / "swarm.json").unlink()
+    last = lines(source / "journal.jsonl")[-1]["order"]
+    (folder / "running.json").write_text(json.dumps({last["order_id"]: last["attempt"]}))
     exploit = json.loads((folder / "search.json").read_text())["swarm"]["exploit"]
     summary = drive(folder, exploit, resume=True).run()
     for state in (folder / "states").iterdir():  # kept for the test's sake, see `whole`

@@ -72,6 +72,29 @@ def test_an_order_that_kills_each_of_its_workers_has_failed_after_max_restarts(t
     assert "its worker was lost 4 times" in failed[0]["details"]["failure"]
 
 
+def test_a_final_test_whose_worker_is_killed_is_done_again_and_charged_each_time(tmp_path: Path):
+    (tmp_path / "faults").mkdir()
+    task = replace(TASK, faults=((2, "kill_test"),), faults_once=str(tmp_path / "faults"))
+    summary = run(tmp_path / "run", "copy", 1, task)
+    audit(tmp_path / "run", summary, task)
+    assert summary.test == {"score": summary.best.score}
+    assert (summary.flops["evaluation"], summary.flops["repeated"]) == (TASK.step_flops, TASK.step_flops)
+
+
+def test_a_final_test_that_kills_its_workers_ends_in_one_line_and_is_done_when_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "faults").mkdir()
+    task = replace(TASK, faults=((2, "kill_test"),), faults_once=str(tmp_path / "faults"))
+    monkeypatch.setattr("hsokv_ray.swarm.drive.MAX_TESTS", 1)
+    with pytest.raises(RunError, match=r"run: 1 workers in a row were lost while they tested .* --resume --name run"):
+        run(tmp_path / "run", "copy", 1, task)
+    assert not multiprocessing.active_children()
+    summary = run(tmp_path / "run", "copy", 1, task, resume=True)
+    audit(tmp_path / "run", summary, task)
+    assert (summary.flops["evaluation"], summary.flops["repeated"]) == (TASK.step_flops, TASK.step_flops)
+
+
 def test_a_killed_worker_is_noticed_and_replaced_whatever_it_was_doing(tmp_path: Path):
     class Killer(Recorder):
         def told(self, record: dict[str, Any]) -> None:

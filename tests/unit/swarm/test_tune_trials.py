@@ -93,6 +93,7 @@ class Tune:
     room=st.one_of(st.none(), st.integers(1, 4)),
     accidents=st.booleans(),
 )
+@hypothesis.example(exploit="copy", seed=409, room=None, accidents=True)  # one order is lost until it has failed
 @hypothesis.settings(max_examples=60)
 def test_every_order_is_done_in_the_end_and_all_work_is_charged_once(
     exploit: str, seed: int, room: int | None, accidents: bool

@@ -200,6 +200,19 @@ def test_a_saved_model_is_loaded_with_its_memory_and_answers_as_before(folder: P
     assert (tmp_path / "best" / "word_tokenizer.json").is_file()
 
 
+def test_a_model_that_begins_from_a_saved_one_reads_its_memory_as_it_was_told_to(folder: Path, tmp_path: Path) -> None:
+    saved = begun(folder)
+    saved.train(3)
+    saved.save(tmp_path / "best")
+    learner = begun(folder, strategy={"memory_top_k": 3}, confidence_threshold=0.4)
+    learner.load_pretrained(tmp_path / "best")
+    memory = learner.model.memory
+    assert memory.ids == saved.model.memory.ids
+    assert torch.equal(memory.keys, saved.model.memory.keys)
+    assert (memory.config.top_k, memory.config.threshold) == (3, 0.4)
+    assert learner.model.config.memory == memory.config.model_dump(mode="json")
+
+
 def test_a_loss_that_is_no_number_ends_the_training_in_one_line(folder: Path) -> None:
     for use_kv in (True, False):
         learner = begun(folder, use_kv=use_kv)
