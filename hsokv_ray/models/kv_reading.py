@@ -62,6 +62,9 @@ class KVReadingModel(PreTrainedModel):
             return
         if module is self.key_proj:
             initialization.orthogonal_(self.key_proj.weight)  # keeps cosines between states, where the sizes allow
+        elif isinstance(module, nn.Linear) and module is getattr(self.encoder, "input_proj", None):
+            if module.in_features <= module.out_features:  # cosines between vectors too: the start is their neighbours
+                initialization.orthogonal_(module.weight)
         elif module is self.gated_read.gate[-1]:
             initialization.constant_(cast("nn.Linear", module).bias, float(self.config.gate_init))
         elif module is self and self.classifier is not None:

@@ -87,9 +87,9 @@ def _task(config: SearchSwarmConfig, *, total_steps: int) -> Task:
         case "glue":
             return FewShotTask(
                 glue=glue_task(given.glue_task).name, data=_folder(given.glue_data_dir), shots=given.shots,
-                allow_download=given.allow_download, encoder=given.glue_encoder, use_kv=given.use_kv,
-                split_seed=PUBLISHED_SEEDS[config.run.seed % len(PUBLISHED_SEEDS)], total_steps=total_steps,
-                size=config.size, confidence_threshold=threshold,
+                allow_download=given.allow_download, encoder=_absolute_encoder(given.glue_encoder),
+                use_kv=given.use_kv, split_seed=PUBLISHED_SEEDS[config.run.seed % len(PUBLISHED_SEEDS)],
+                total_steps=total_steps, size=config.size, confidence_threshold=threshold,
             )  # fmt: skip
         case "cifar":
             folder = _folder(given.cifar_data_dir)
@@ -104,7 +104,8 @@ def _task(config: SearchSwarmConfig, *, total_steps: int) -> Task:
             )  # fmt: skip
     return RareWordTask(
         use_kv=given.use_kv, total_steps=total_steps, size=config.size, confidence_threshold=threshold,
-        max_length=given.definition_max_length,
+        max_length=given.definition_max_length, encoder=_absolute_encoder(given.words_encoder),
+        data=None if given.words_data_dir is None else _folder(given.words_data_dir),
     )  # fmt: skip
 
 
@@ -112,6 +113,11 @@ def _absolute_source(source: str) -> str:
     """Return a path that means the same in a worker's folder; what is no file or folder here stays as it is."""
     path = Path(source).expanduser()
     return str(path.absolute()) if "://" not in source and path.exists() else source
+
+
+def _absolute_encoder(spec: str | None) -> str | None:
+    kind, colon, place = (spec or "").rpartition(":")
+    return f"{kind}{colon}{_absolute_source(place)}" if place else spec
 
 
 def _absolute_store(uri: str) -> str:

@@ -13,6 +13,7 @@ from hsokv_ray.swarm.learner import Task
 from hsokv_ray.swarm.learners.cifar import CifarTask
 from hsokv_ray.swarm.learners.few_shot import FewShotTask
 from hsokv_ray.swarm.learners.rare_words import RareWordTask
+from hsokv_ray.swarm.learners.text_vectors import TextVectors
 from hsokv_ray.swarm.summary import Summary
 
 Predict = Callable[[Examples, Examples], np.ndarray]
@@ -50,7 +51,8 @@ def trivial_baselines(task: Task) -> dict[str, Score]:
     seed = getattr(task, "seed", 0)
     match task:
         case RareWordTask():
-            return _on_episodes(task.learner().episodes("test"), seed)
+            learner = task.learner()
+            return _on_episodes(learner.episodes("test"), seed, learner.vectors)
         case FewShotTask():
             return _on_splits(task)
         case CifarTask():
@@ -91,12 +93,16 @@ def report_of(summary: Summary, others: Mapping[str, Score]) -> str:
     return "\n".join([*lines, "", comparison("best model of the search", summary.test, others)])
 
 
-def _on_episodes(episodes: list[Episode], seed: int) -> dict[str, Score]:
+def _on_episodes(episodes: list[Episode], seed: int, vectors: TextVectors | None) -> dict[str, Score]:
     rules: dict[str, Predict] = {
         "string match": baselines.string_match,
         "1-NN, random embedding": lambda train, test: baselines.random_embedding_nearest(train, test, seed=seed),
         "1-NN, TF-IDF": baselines.tfidf_nearest,
     }
+    if vectors is not None:
+        rules["1-NN, frozen vectors"] = lambda train, test: baselines.nearest(
+            vectors.examples(train), vectors.examples(test)
+        )
     n = sum(len(episode.queries) for episode in episodes)
     chance = sum(len(episode.queries) / episode.num_candidates for episode in episodes) / n
     table = {"chance": Score(chance, chance, chance, n)}

@@ -38,7 +38,8 @@ class SearchTaskConfig(Config):
     """Classify by one of the benchmarks, or predict the next token of `--lm-corpus`."""
 
     benchmark: Literal["synthetic", "glue", "cifar"] = "synthetic"
-    """Of classification: one-shot words of a generated language, few-shot GLUE, or Split-CIFAR-10."""
+    """Of classification: one-shot words of a generated language (real ones with `--words-data-dir`), few-shot GLUE, or
+    Split-CIFAR-10."""
 
     glue_task: str = "sst2"
     """sst2, mnli, rte, mrpc or cola."""
@@ -56,7 +57,16 @@ class SearchTaskConfig(Config):
     """Examples per class of GLUE, in training and again in validation."""
 
     glue_encoder: str | None = None
-    """Frozen encoder that makes GLUE's texts vectors, such as `sentence-transformers:all-MiniLM-L6-v2`. None: a
+    """Frozen encoder that makes GLUE's texts vectors: `sentence-transformers:all-MiniLM-L6-v2`, `hf:org/name`, the
+    folder of a model, or `vectors:FOLDER` for vectors that are there already: FOLDER/vectors.npy, float32 [n, dim],
+    and FOLDER/texts.jsonl with a line {"text": ...} for each row. None: a transformer learns from the words."""
+
+    words_data_dir: str | None = None
+    """Folder with rare_words.jsonl.gz, real words, or one that holds it as rare_words; $HSOKV_DATA_DIR is not looked
+    at. None: words of a generated language."""
+
+    words_encoder: str | None = None
+    """Frozen encoder that makes the texts of `--words-data-dir` vectors; takes what `--glue-encoder` takes. None: a
     transformer learns from the words."""
 
     lm_corpus: str = "python://stdlib"
@@ -247,6 +257,12 @@ class SearchSwarmConfig(Config):
     def _check(self) -> "SearchSwarmConfig":
         if self.task.task == "language_model" and self.task.benchmark != "synthetic":
             raise ConfigError(f"--benchmark {self.task.benchmark} classifies; leave out --task language_model, or it")
+        words = {"--words-data-dir": self.task.words_data_dir, "--words-encoder": self.task.words_encoder}
+        given = ", ".join(flag for flag, value in words.items() if value is not None)
+        if given and (self.task.task != "classification" or self.task.benchmark != "synthetic"):
+            raise ConfigError(f"{given}: only one-shot words have it; leave it out, or --task and --benchmark")
+        if given == "--words-encoder":
+            raise ConfigError("--words-encoder: generated words mean nothing to an encoder; give --words-data-dir too")
         if self.run.share_memory and (self.task.task != "language_model" or not self.task.use_kv):
             raise ConfigError(
                 "--share-memory needs --task language_model with its memory; in the other tasks a memory belongs to an "

@@ -20,7 +20,7 @@ from hsokv_ray.swarm.backends.base import Done, Lost
 from hsokv_ray.swarm.backends.local import LocalBackend
 from hsokv_ray.swarm.config import SwarmConfig
 from hsokv_ray.swarm.drive import Drive, Status, Summary
-from hsokv_ray.swarm.messages import Order
+from hsokv_ray.swarm.messages import Best, Order
 from hsokv_ray.swarm.ray_backend.agent_actor import AgentActor
 from hsokv_ray.swarm.ray_backend.backend import RayBackend
 from hsokv_ray.swarm.ray_backend.supervisor_actor import supervisor_name
@@ -93,6 +93,80 @@ def test_a_final_test_whose_actor_is_killed_is_done_again_and_charged_each_time(
     audit(tmp_path / "killed", summary, task)
     assert summary.test == {"score": summary.best.score}
     assert (summary.flops["evaluation"], summary.flops["repeated"]) == (TASK.step_flops, TASK.step_flops)
+
+
+def kill(worker: str) -> None:
+    """Kill the process of a worker, "host:pid"."""
+    os.kill(int(worker.rpartition(":")[2]), signal.SIGKILL)
+
+
+def ready_workers(backend: RayBackend, *, without: str = "") -> set[str]:
+    """Wait until all workers are ready, `without` not among them; meanwhile nothing may be reported."""
+    deadline = time.monotonic() + PATIENCE_S
+    while len(backend._agents) < backend.num_workers or without in backend._agents:
+        assert time.monotonic() < deadline, f"ready are {sorted(backend._agents)}"
+        assert backend.wait(1.0) == []
+    return set(backend._agents)
+
+
+def test_an_idle_worker_that_dies_is_replaced_at_once_and_costs_no_order(tmp_path: Path):
+    backend = RayBackend(TASK, States(tmp_path), 2, cpus_per_agent=0.25)
+    try:
+        backend.submit(order("a0.1"))
+        assert isinstance(reports_of(backend)[0], Done)
+        before = ready_workers(backend)
+        assert backend.running() == {}
+        holder = next(name for name, agent in backend._agents.items() if agent.holds == "a0.1")
+        kill(holder)
+        after = ready_workers(backend, without=holder)
+        assert len(after & before) == 1
+        for name in ("a0.2", "a1.1"):
+            backend.submit(order(name, "a0.1", 3, 5))
+        reports: list[Done | Lost] = []
+        while len(reports) < 2:
+            reports += reports_of(backend)
+        assert {report.worker for report in reports} == after
+        for report in reports:
+            assert isinstance(report, Done)
+            assert (report.order.attempt, report.outcome.failure) == (1, "")
+        assert backend.wait(0) == []
+    finally:
+        backend.close()
+
+
+def test_a_final_test_is_not_given_to_a_worker_that_died_idle(tmp_path: Path):
+    backend = RayBackend(TASK, States(tmp_path / "states"), 2, cpus_per_agent=0.25)
+    try:
+        backend.submit(order("a0.1"))
+        (report,) = reports_of(backend)
+        assert isinstance(report, Done)
+        assert report.outcome.score is not None
+        ready_workers(backend)
+        for name, agent in list(backend._agents.items()):
+            kill(name)
+            ray.wait([agent.life], timeout=PATIENCE_S)  # Ray knows, the backend has not looked yet
+        best = Best("a0.1", STRATEGY, report.outcome.score, 3, agent=0, manager=0)
+        assert backend.conclude(best, seed=0, folder=str(tmp_path)).test == {"score": report.outcome.score}
+    finally:
+        backend.close()
+
+
+def test_a_worker_that_dies_at_work_is_reported_as_lost_once(tmp_path: Path):
+    backend = RayBackend(replace(TASK, step_s=30), States(tmp_path), 1, cpus_per_agent=0.25)
+    try:
+        backend.submit(order("a0.1"))
+        (worker,) = ready_workers(backend)
+        while not backend.running():
+            assert backend.wait(1.0) == []
+        kill(worker)
+        (lost,) = reports_of(backend)
+        assert isinstance(lost, Lost)
+        assert (lost.order.order_id, lost.worker) == ("a0.1", worker)
+        assert lost.flops == 3 * TASK.step_flops
+        ready_workers(backend, without=worker)
+        assert backend.running() == {}
+    finally:
+        backend.close()
 
 
 def run_aside(work: Callable[[], Summary]) -> Callable[[], Summary]:

@@ -116,6 +116,13 @@ class Splits:
         """Return one split by name."""
         return getattr(self, split)
 
+    def texts(self) -> list[str]:
+        """Return every text of every split, each once. Raises `DataError`: the inputs are no texts."""
+        kind = self.train.kind
+        if kind not in ("texts", "pairs"):
+            raise DataError(f"texts: got {kind}; only texts and pairs of texts have them")
+        return list(dict.fromkeys(text for split in SPLITS for text in self.of(split).inputs.ravel().tolist()))
+
     def with_vectors(self, encode: Callable[[list[str]], np.ndarray]) -> "Splits":
         """Return the splits with every text, or pair of texts, replaced by a vector.
 

@@ -120,7 +120,8 @@ class CifarLearner:
         """Return the accuracy on validation images; nothing is written, and no read is counted.
 
         "score" is class-IL over all ten classes, those not yet seen included, so that scores of one step compare;
-        `seen_class_il` and `seen_task_il` are over the tasks seen so far.
+        `seen_class_il` and `seen_task_il` are over the tasks seen so far; `retention` is class-IL over those before the
+        current one, the task of the last step done, and is left out during the first.
         """
         found = Totals()
         row = row_of(self.stream, "validation", lambda task: self._scores(task, "validation", found))
@@ -132,6 +133,8 @@ class CifarLearner:
             "seen_class_il": np.average(row["class_il"][:num_seen], weights=sizes[:num_seen]),
             "seen_task_il": np.average(row["task_il"][:num_seen], weights=sizes[:num_seen]),
         }
+        if num_seen > 1:
+            means["retention"] = np.average(row["class_il"][: num_seen - 1], weights=sizes[: num_seen - 1])
         kept = {"memory_bytes": float(self.model.memory_bytes), "memory_entries": float(self.model.num_entries)}
         return {name: float(value) for name, value in means.items()} | kept | found.figures()
 

@@ -69,10 +69,11 @@ class RealEpisodes:
     Args:
         task: the words; `DataError` where they are too few for one episode.
         seed: of what is measured.
+        measures_all: all words of a split that fill an episode, however many are asked for.
     """
 
-    def __init__(self, task: RealWords, seed: int) -> None:
-        self._task, self._seed = task, seed
+    def __init__(self, task: RealWords, seed: int, *, measures_all: bool = False) -> None:
+        self._task, self._seed, self._measures_all = task, seed, measures_all
         self._tokenizer = _fitted(task.episodes("train", seed=seed))
 
     def training(self, seed: int, num_queries: int) -> list[Episode]:
@@ -81,7 +82,7 @@ class RealEpisodes:
 
     def measured(self, split: Split, num_words: int = MIN_WORDS) -> list[Episode]:
         """See `EpisodeSource`. Raises `DataError`: too few words."""
-        return self._task.episodes(split, seed=self._seed, num_words=num_words)
+        return self._task.episodes(split, seed=self._seed, num_words=None if self._measures_all else num_words)
 
     @property
     def tokenizer(self) -> WordTokenizer:

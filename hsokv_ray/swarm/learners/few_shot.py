@@ -9,7 +9,8 @@
 
 A step writes one half of the training examples and asks for the other, each class halved at random: an example that
 was asked beside itself would only find itself. Between orders the memory holds all of them, under the keys of now.
-Texts are words from scratch, or vectors of a frozen encoder, whose FLOPs are not counted: they are made once.
+Texts are words from scratch, or vectors of a frozen encoder or of a folder, whose FLOPs are not counted: they are made
+once.
 """
 
 import dataclasses
@@ -25,6 +26,7 @@ from hsokv_ray.errors import ConfigError, DataError
 from hsokv_ray.memory.config import KeyValueConfig
 from hsokv_ray.memory.encoders import open_encoder
 from hsokv_ray.memory.key_value import KeyValueMemory
+from hsokv_ray.memory.stored_vectors import StoredVectors
 from hsokv_ray.models import KVTransformerConfig
 from hsokv_ray.swarm.learners.kv_learner import KVLearner
 from hsokv_ray.swarm.learners.lesson_flops import lesson_flops, writing_flops
@@ -61,7 +63,7 @@ class FewShotTask:
     allow_download: bool = False
     """Whether the hub may be asked."""
     encoder: str | None = None
-    """Frozen encoder that makes texts vectors, see `open_encoder`; None: words, from scratch."""
+    """Frozen encoder that makes texts vectors, or `vectors:FOLDER`, see `open_encoder`; None: words, from scratch."""
     mode: Literal["train", "kv_only"] = "train"
     """kv_only: nothing is trained, the memory alone answers (gate 1)."""
     use_kv: bool = True
@@ -240,7 +242,10 @@ class _Data:
         glue = FewShotGlue(task.glue, task.data, shots=task.shots, allow_download=task.allow_download)
         self.splits = glue.splits(task.split_seed)
         self._max_length = task.max_length
-        self._encode = None if task.encoder is None else open_encoder(task.encoder).encode
+        encoder = None if task.encoder is None else open_encoder(task.encoder)
+        if isinstance(encoder, StoredVectors):
+            encoder.require(self.splits.texts())  # now, not when a search comes to its final test
+        self._encode = None if encoder is None else encoder.encode
         self.num_labels = self.splits.num_labels
         texts = [text for row in self.splits.train.inputs.tolist() for text in ([row] if isinstance(row, str) else row)]
         self.tokenizer = WordTokenizer.fit(texts) if self._encode is None else None

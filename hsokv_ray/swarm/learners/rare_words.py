@@ -9,6 +9,9 @@
 
 An episode's definitions are its support: they are written when it is trained on and when it is measured, to a memory of
 its own. Labels are positions of candidates, so a model without a memory can do no better than chance.
+
+Words are generated, or real (`data`). Texts are words from scratch, or vectors of a frozen encoder, whose FLOPs are not
+counted: the first learner of a process encodes all texts once, 13,000 of rare_words in about a minute of one core.
 """
 
 from dataclasses import dataclass
@@ -18,9 +21,19 @@ from typing import Literal
 import numpy as np
 import torch
 
-from hsokv_ray.data.tasks import MIN_WORDS, Episode, RareWordConfig, RealWords, WordTokenizer, read_rare_words
-from hsokv_ray.data.tasks.base import Examples
-from hsokv_ray.errors import ConfigError
+from hsokv_ray.data.tasks import (
+    MIN_WORDS,
+    DefinedWord,
+    Episode,
+    Examples,
+    RareWordConfig,
+    RealWords,
+    WordTokenizer,
+    read_definitional_nonces,
+    read_rare_words,
+)
+from hsokv_ray.errors import ConfigError, DataError
+from hsokv_ray.memory.encoders import open_encoder
 from hsokv_ray.models import KVTransformerConfig
 from hsokv_ray.swarm.learners.episode_sources import EpisodeSource, GeneratedEpisodes, RealEpisodes
 from hsokv_ray.swarm.learners.kv_learner import KVLearner
@@ -38,7 +51,10 @@ from hsokv_ray.swarm.learners.lessons import (
     write,
 )
 from hsokv_ray.swarm.learners.recipe import Recipe, space_of
+from hsokv_ray.swarm.learners.text_vectors import TextVectors
 from hsokv_ray.swarm.space import Space, Strategy
+
+WordSet = Literal["rare_words", "definitional_nonce"]
 
 COST_STEPS = 8
 """Steps over which the cost of one is averaged: lengths differ from episode to episode."""
@@ -53,12 +69,18 @@ class RareWordTask:
     """
 
     data: str | None = None
-    """Folder rare_words of real words, or one that holds it; None generates."""
+    """Folder of real words, or one that holds it; None generates."""
+    words: WordSet = "rare_words"
+    """What the folder holds: rare_words, a dictionary's definitions and examples; definitional_nonce, halves of the
+    first sentences of Wikipedia articles, see `FilteredNonces.halves`."""
+    encoder: str | None = None
+    """Frozen encoder that makes real words' texts vectors, see `open_encoder`; None: words, from scratch."""
     use_kv: bool = True
     """False: the same encoder without a memory."""
     total_steps: int = 600
     """Steps of a whole training, over which the schedule is laid."""
     size: Literal["tiny", "base"] = "tiny"
+    """Of a model of words; one of vectors is as wide as they are."""
     confidence_threshold: float = 0.15
     """Cosine below which an entry is no hit."""
     num_candidates: int = 20
@@ -74,7 +96,7 @@ class RareWordTask:
     retrieval_weight: float = 1.0
     """Of the loss on keys; 0 trains through the read alone, which learns next to nothing."""
     num_test_words: int = MIN_WORDS
-    """One-shot words of the test, and of the validation; at least 200."""
+    """One-shot words of the test, and of the validation; at least 200. Of definitional_nonce all there are: 160."""
     distractor_factor: int = 5
     """Definitions written after an episode's own, per definition, before its words are asked for again (retention)."""
     seed: int = 0
@@ -89,6 +111,9 @@ class RareWordTask:
         if self.distractor_factor >= -(-self.num_test_words // self.num_candidates):
             got = f"{self.distractor_factor} with {self.num_test_words} words in episodes of {self.num_candidates}"
             raise ConfigError(f"distractor_factor: got {got}; there must be more test episodes than that")
+        if self.data is None and (self.encoder is not None or self.words != "rare_words"):
+            given = f"words {self.words!r}" if self.encoder is None else f"encoder {self.encoder!r}"
+            raise ConfigError(f"rare words: got {given} for generated words; give data, a folder of real words")
         if not 0 <= self.retrieval_weight < float("inf"):
             raise ConfigError(f"retrieval_weight: got {self.retrieval_weight}; at least 0 is needed")
 
@@ -103,7 +128,7 @@ class RareWordTask:
         return space_of(use_kv=self.use_kv)
 
     def learner(self) -> "RareWordLearner":
-        """Make a learner. Raises `DataError`: the folder is missing or damaged."""
+        """Make a learner. Raises `DataError`: the folder is missing or damaged; `ConfigError`: there is no encoder."""
         return RareWordLearner(self)
 
     def cost(self, strategy: Strategy) -> int:
@@ -132,25 +157,38 @@ class RareWordLearner(KVLearner):
         super().__init__(total_steps=task.total_steps, use_kv=task.use_kv, retrieval_weight=task.retrieval_weight)
         self._task = task
         self._source = _source(task)
+        self._vectors = _vectors(task.data, task.words, task.encoder) if task.data and task.encoder else None
         self._validation = self._measured("validation")
+        if len(self._validation) <= task.distractor_factor:
+            got = f"{len(self._validation)} episodes in a fifth of the words"
+            raise DataError(f"{task.data}: {got}; more than distractor_factor, {task.distractor_factor}, are needed")
 
     @property
-    def tokenizer(self) -> WordTokenizer:
-        """Of the training words."""
-        return self._source.tokenizer
+    def tokenizer(self) -> WordTokenizer | None:
+        """Of the training words; None for vectors."""
+        return self._source.tokenizer if self._vectors is None else None
+
+    @property
+    def vectors(self) -> TextVectors | None:
+        """Of all texts, for those who measure something else on them; None where there is no encoder."""
+        return self._vectors
 
     def model_config(self, recipe: Recipe) -> KVTransformerConfig:
         """See `KVLearner`."""
         task = self._task
         memory = {"capacity": task.num_candidates, "top_k": recipe.top_k, "threshold": task.confidence_threshold}
+        if self._vectors is not None:
+            dim = self._vectors.dim  # a narrower model begins below the nearest vector and does not catch up
+            shape = {"input": "vectors", "input_dim": dim, "hidden_size": dim, "num_attention_heads": 1}
+        else:
+            shape = {"vocab_size": self._source.tokenizer.vocab_size, "max_position_embeddings": task.max_length}
         return KVTransformerConfig.preset(
             task.size,
-            vocab_size=self.tokenizer.vocab_size,
             num_labels=task.num_candidates,
             dropout=task.dropout,
-            max_position_embeddings=task.max_length,
             gate_init=recipe.gate_init,
             memory=memory if task.use_kv else None,
+            **shape,
         )
 
     def lessons(self, recipe: Recipe, rng: np.random.Generator) -> list[Lesson]:
@@ -220,7 +258,9 @@ class RareWordLearner(KVLearner):
         return Lesson(self._items(episode.support), self._items(episode.queries))
 
     def _items(self, examples: Examples) -> Items:
-        tokens = self.tokenizer.examples(examples, max_length=self._task.max_length)
+        if self._vectors is not None:
+            return Items(self._vectors.of(examples.inputs.tolist()), torch.from_numpy(examples.labels.copy()))
+        tokens = self._source.tokenizer.examples(examples, max_length=self._task.max_length)
         return Items(torch.from_numpy(tokens.inputs.copy()), torch.from_numpy(tokens.labels.copy()))
 
 
@@ -234,8 +274,21 @@ def _step_flops(task: RareWordTask, batch_size: int, top_k: int, policy: str) ->
 def _source(task: RareWordTask) -> EpisodeSource:
     """Read, or set up, what a task learns from; what a process has read it does not read again."""
     if task.data is not None:
-        words = read_rare_words(task.data).words
-        real = RealWords(words, name="rare_words", seed=task.seed, num_candidates=task.num_candidates)
-        return RealEpisodes(real, task.seed)
+        words = _words(task.data, task.words)
+        real = RealWords(words, name=task.words, seed=task.seed, num_candidates=task.num_candidates)
+        return RealEpisodes(real, task.seed, measures_all=task.words == "definitional_nonce")
     config = RareWordConfig(num_candidates=task.num_candidates, form=task.form, vocabulary=task.vocabulary)
     return GeneratedEpisodes(config, task.seed)
+
+
+@lru_cache(maxsize=2)
+def _words(folder: str, words: WordSet) -> list[DefinedWord]:
+    if words == "rare_words":
+        return read_rare_words(folder).words
+    return [word for part in ("train", "test") for word in read_definitional_nonces(folder, part).halves()]
+
+
+@lru_cache(maxsize=2)
+def _vectors(folder: str, words: WordSet, encoder: str) -> TextVectors:
+    texts = [text for word in _words(folder, words) for text in (word.definition, *word.contexts)]
+    return TextVectors(open_encoder(encoder), texts)

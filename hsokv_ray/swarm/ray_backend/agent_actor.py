@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import socket
+import threading
 from typing import Any
 
 import ray
@@ -15,7 +16,7 @@ from hsokv_ray.swarm.messages import Best, Order
 from hsokv_ray.swarm.states import States
 
 # What a lost worker was doing is for the swarm to decide, not for Ray to repeat.
-_OPTIONS: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0}
+_OPTIONS: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0, "concurrency_groups": {"life": 1}}
 
 
 @ray.remote(**_OPTIONS)
@@ -51,6 +52,11 @@ class AgentActor:
         assert self._worker is not None, "prepare() comes first"
         outcome, data = self._worker.run(Order.from_json(order), source)
         return {"outcome": outcome.to_json(), "holds": self._worker.holds}, data
+
+    @ray.method(concurrency_group="life")
+    def live(self) -> None:
+        """Never return: a reference to this fails as soon as the actor has ended, busy or not."""
+        threading.Event().wait()
 
     def conclude(self, best: dict[str, Any], seed: int, folder: str) -> dict[str, Any]:
         """Test and save the best model."""

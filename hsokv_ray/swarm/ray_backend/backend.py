@@ -36,6 +36,8 @@ class _Agent:
     begun: float = 0.0
     state: Any = None
     """Reference to the state that the order will leave."""
+    life: Any = None
+    """Reference that fails when the actor ends; waited for while there is no order."""
 
 
 class RayBackend:
@@ -55,7 +57,7 @@ class RayBackend:
         self._agents: dict[str, _Agent] = {}
         """By name, those that are ready."""
         self._pending: dict[Any, _Agent] = {}
-        """By reference to what each is doing: at most one per worker."""
+        """By reference to what each is doing, or to its life where it does nothing: one per worker."""
         self._references: dict[str, Any] = {}
         """Order -> reference to its state."""
         self._false_starts = 0
@@ -83,6 +85,7 @@ class RayBackend:
     def conclude(self, best: Best, *, seed: int, folder: str) -> Conclusion:
         if not self._agents and not self._pending:
             self._start()
+        self._collect(0)  # notice those that have ended
         while not self._agents:
             self._collect(_POLL_S)
         agent = next(iter(self._agents.values()))
@@ -117,6 +120,7 @@ class RayBackend:
         num_assigned = 0
         while pair := self._queue.next():
             agent = self._agents[pair[0]]
+            del self._pending[agent.life]
             agent.order, agent.begun = pair[1], time.time()
             known = self._references.get(pair[1].source) if pair[1].source else None
             self._execute(agent, None if agent.holds == pair[1].source else known)
@@ -154,8 +158,9 @@ class RayBackend:
         if "refused" in message:
             raise refusal(message)
         agent.name, self._false_starts = message["name"], 0
+        agent.life = agent.actor.live.remote()
         self._agents[agent.name] = agent
-        self._queue.free(agent.name, None)
+        self._free(agent)
         if self._watch is not None and len(self._agents) == self.num_workers:
             self._watch.close()
 
@@ -166,13 +171,18 @@ class RayBackend:
         if not outcome.failure:
             self._references[order.order_id] = agent.state
         agent.holds, agent.state = message["holds"], None
-        self._queue.free(agent.name, agent.holds)
+        self._free(agent)
         return Done(order, outcome, agent.begun, agent.name)
+
+    def _free(self, agent: _Agent) -> None:
+        self._pending[agent.life] = agent
+        self._queue.free(agent.name, agent.holds)
 
     def _replace(self, agent: _Agent, error: RayActorError | OutOfMemoryError) -> Lost | None:
         """Start another worker in place of one that ended, or that cannot be reached."""
         ray.kill(agent.actor)
         self._agents.pop(agent.name, None)
+        self._pending.pop(agent.life, None)
         self._queue.remove(agent.name)
         self._false_starts += not agent.name
         why = " ".join(str(error).split())[:300]

@@ -13,6 +13,7 @@ from hsokv_ray.swarm.ablations import VARIANTS, variant
 from hsokv_ray.swarm.choose_task import default_strategy, evaluation_flops, order_flops, plain_task, swarm_of
 from hsokv_ray.swarm.comparison import comparison, headline, trivial_baselines
 from hsokv_ray.swarm.hf_trainer import HFSwarmConfig, HFSwarmTrainer
+from hsokv_ray.swarm.learners.few_shot import FewShotTask
 from hsokv_ray.swarm.search_config import SearchSwarmConfig
 
 SMALL = "--distributed-backend local --iterations 2 --agent-steps 2 --num-managers 1 --agents-per-manager 2 --size tiny"
@@ -47,6 +48,22 @@ def test_a_search_leaves_what_the_documents_say(run: Path) -> None:
 def test_the_first_model_is_trained_by_the_default_strategy(run: Path) -> None:
     first = json.loads((run / "words" / "journal.jsonl").read_text().splitlines()[0])
     assert first["order"]["strategy"] == default_strategy(plain_task(flags(run)))
+
+
+def test_a_folder_of_vectors_or_of_an_encoder_means_the_same_in_a_workers_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "stored").mkdir()
+    for given, expected in (
+        ("vectors:stored", f"vectors:{tmp_path}/stored"),
+        ("hf:stored", f"hf:{tmp_path}/stored"),
+        ("stored", f"{tmp_path}/stored"),
+        ("sentence-transformers:all-MiniLM-L6-v2", "sentence-transformers:all-MiniLM-L6-v2"),
+    ):
+        task = plain_task(flags(tmp_path, "--benchmark", "glue", "--glue-encoder", given))
+        assert isinstance(task, FewShotTask)
+        assert task.encoder == expected
 
 
 def test_the_same_name_again_is_refused_and_resume_goes_on(run: Path) -> None:

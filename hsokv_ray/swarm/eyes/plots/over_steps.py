@@ -18,10 +18,10 @@ def gate_entropy(record: Record, lineage: Lineage) -> Figure:
 
 
 def retention(record: Record, lineage: Lineage) -> Figure:
-    """Draw how much of what was learnt earlier models still know. Raises `DataError`: no learner said."""
+    """Draw how well models still answer what they learnt earlier. Raises `DataError`: no learner said."""
     return _metric_over_steps(
-        record, lineage, RETENTION, "Retention", "share of earlier learning still known",
-        "1: nothing learnt earlier is forgotten.",
+        record, lineage, RETENTION, "Retention", "accuracy on what was learnt earlier",
+        "0: all of it is forgotten; a model has no value before it has learnt something earlier.",
     )  # fmt: skip
 
 

@@ -89,6 +89,17 @@ def test_a_pair_of_vectors_becomes_both_their_difference_and_their_product() -> 
         encoded.with_vectors(lambda texts: np.zeros((len(texts), 2)))
 
 
+def test_texts_are_those_of_all_splits_each_once() -> None:
+    a, b, c = (text_examples([pair], [0]) for pair in [("a", "b"), ("b", "a"), ("a", "c")])
+    splits = _splits(a, b, c)
+    assert splits.texts() == ["a", "b", "c"]
+    assert _splits(text_examples(["x", "x"], [0, 0]), text_examples(["y"], [0]), text_examples(["z"], [0])).texts() == [
+        "x", "y", "z",
+    ]  # fmt: skip
+    with pytest.raises(DataError, match="got vectors; only texts"):
+        splits.with_vectors(lambda texts: np.array([[ord(text)] for text in texts])).texts()
+
+
 def test_importing_the_tasks_loads_neither_torch_nor_ray_nor_scikit_learn() -> None:
     code = "import sys, hsokv_ray.data.tasks; print({'torch', 'ray', 'sklearn', 'transformers'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

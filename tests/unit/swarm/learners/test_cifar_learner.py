@@ -15,7 +15,7 @@ from hsokv_ray.evaluation.continual import continual_metrics
 from hsokv_ray.memory.key_value import KeyValueMemory
 from hsokv_ray.swarm.learner import Learner, State, Task
 from hsokv_ray.swarm.learners.cifar import CifarTask
-from hsokv_ray.swarm.learners.cifar_learner import CifarLearner
+from hsokv_ray.swarm.learners.cifar_learner import CifarLearner, Totals
 from hsokv_ray.swarm.learners.fixed_keys import FixedKeys, KeyTable
 from hsokv_ray.swarm.learners.recipe import DEFAULT_STRATEGY
 from hsokv_ray.swarm.learners.stream import Order, figures
@@ -185,6 +185,24 @@ def test_the_matrix_is_what_evaluating_by_hand_at_each_end_of_a_task_gives(make)
     assert found["forward_transfer"] == expected.forward_transfer
     assert np.isfinite(found["forward_transfer"])
     assert scores[2]["seen_class_il"] == pytest.approx(np.mean(rows[2]["class_il"][:2]))
+
+
+@pytest.mark.parametrize("variant", ["hsokv", "kv_only"])
+def test_retention_is_the_share_of_right_answers_on_the_tasks_before_the_current_one(make, variant) -> None:
+    learner = begun(make(variant, total_steps=20))  # tasks of 4 steps
+    kept = []
+    for step in range(0, 21, 2):
+        figures = learner.evaluate()
+        earlier = learner.stream[: max(step - 1, 0) // 4]
+        right = []
+        for each in earlier:
+            logits_nL = learner._scores(each.index, "validation", Totals())
+            right += (logits_nL.argmax(axis=1) == each.splits.validation.labels).tolist()
+        assert figures.get("retention") == (pytest.approx(np.mean(right)) if earlier else None)
+        assert ("retention" in figures) == (step > 4)
+        kept += right
+        learner.train(2)
+    assert 0 < np.mean(kept) < 1
 
 
 def test_test_images_are_judged_at_the_ends_of_tasks_only_where_the_task_says_so(make) -> None:

@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from hsokv_ray.errors import ConfigError, DataError, RunError
+from hsokv_ray.memory.stored_vectors import write_vectors
 from hsokv_ray.models import TransformerWithKV
 from hsokv_ray.swarm.learner import Learner, State, Task
 from hsokv_ray.swarm.learners import few_shot
@@ -186,6 +187,31 @@ def test_vectors_of_an_encoder_take_the_place_of_words(letters, folder: Path) ->
     learner.train(20)
     assert learner.test()["n"] == 100
     assert learner.tokenizer is None
+
+
+@pytest.mark.parametrize("glue", ["SST-2", "RTE"])
+def test_stored_vectors_do_what_the_encoder_that_made_them_does(
+    letters, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, glue: str
+) -> None:
+    encoded = begun(folder, encoder="letters", glue=glue)
+    texts = encoded.splits.texts()
+    write_vectors(tmp_path / "all", texts, Letters().encode(texts))
+    monkeypatch.undo()
+    stored = begun(folder, encoder=f"vectors:{tmp_path / 'all'}", glue=glue)
+    for split in ("train", "validation", "test"):
+        assert torch.equal(stored.items(split).inputs, encoded.items(split).inputs)
+    for learner in (encoded, stored):
+        learner.train(5)
+    assert same(stored.state(), encoded.state())
+    assert (stored.flops, stored.test()) == (encoded.flops, encoded.test())
+
+
+def test_a_text_of_the_test_without_a_vector_is_said_before_anything_is_trained(folder: Path, tmp_path: Path) -> None:
+    splits = FewShotTask(data=str(folder)).learner().splits
+    texts = [text for text in splits.texts() if text != splits.test.inputs[3]]
+    write_vectors(tmp_path / "most", texts, Letters().encode(texts))
+    with pytest.raises(DataError, match=f"no vector for '{splits.test.inputs[3]}'; texts are looked up"):
+        FewShotTask(data=str(folder), encoder=f"vectors:{tmp_path / 'most'}").learner()
 
 
 def test_a_saved_model_is_loaded_with_its_memory_and_answers_as_before(folder: Path, tmp_path: Path) -> None:
