@@ -12,10 +12,8 @@ Published figures stand beside ours with their source; they come from other mode
 or more passes, and are an anchor, not a comparison.
 """
 
-import argparse
 import dataclasses
 import json
-import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -23,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cells import run_cells
+from cells import cells_parser, run_cells
 from encoder import encoder_folder
-from harness import RESULTS, Target, write_result
+from harness import Target, write_result
 
 from hsokv_ray.evaluation.intervals import over_seeds
 
@@ -66,14 +64,8 @@ PUBLISHED = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", type=Path, default=os.environ.get("HSOKV_DATA_DIR", "data"))
+    parser = cells_parser(__doc__, "hsokv_tasks")
     parser.add_argument("--parts", nargs="+", choices=("words", "glue", "cifar"), default=["words", "glue", "cifar"])
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--cells", type=Path, default=RESULTS / "hsokv_tasks.cells.jsonl", help="finished runs")
-    parser.add_argument("--processes", type=int, default=os.cpu_count())
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--cell", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.cell:
         print(json.dumps(run_cell(args.data_dir, **json.loads(args.cell))))
@@ -86,9 +78,7 @@ def main() -> None:
         for part in args.parts
         for row in rows[part]
     ]
-    path = Path(tempfile.mkdtemp()) / "cells.jsonl" if args.quick else args.cells
-    data = ["--data-dir", str(args.data_dir)]
-    cells = run_cells(__file__, wanted, path, arguments=data, processes=args.processes)
+    cells = run_cells(__file__, wanted, args)
     tables: dict[str, list[dict[str, Any]]] = {}
     if "words" in args.parts:
         tables["One-shot words, 200 test words a seed, accuracy in %"] = words_table(cells)

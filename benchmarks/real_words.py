@@ -15,18 +15,15 @@ Published figures stand beside ours with their source; they come from word vecto
 words, and are an anchor, not a comparison. DIR holds rare_words and oneshot_words.
 """
 
-import argparse
 import json
-import os
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cells import run_cells
+from cells import cells_parser, run_cells
 from encoder import encoder_folder
-from harness import RESULTS, write_result
+from harness import write_result
 
 from hsokv_ray.evaluation.intervals import over_seeds
 
@@ -53,13 +50,7 @@ STEPS = 600
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", type=Path, default=os.environ.get("HSOKV_DATA_DIR", "data"))
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--cells", type=Path, default=RESULTS / "real_words.cells.jsonl", help="finished runs")
-    parser.add_argument("--processes", type=int, default=os.cpu_count())
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--cell", help=argparse.SUPPRESS)
+    parser = cells_parser(__doc__, "real_words")
     args = parser.parse_args()
     if args.cell:
         print(json.dumps(run_cell(args.data_dir, **json.loads(args.cell))))
@@ -70,9 +61,7 @@ def main() -> None:
         for part in PARTS
         for row in ROWS
     ]
-    path = Path(tempfile.mkdtemp()) / "cells.jsonl" if args.quick else args.cells
-    data = ["--data-dir", str(args.data_dir)]
-    cells = run_cells(__file__, wanted, path, arguments=data, processes=args.processes)
+    cells = run_cells(__file__, wanted, args)
     tables = {title: words_table(cells, part) for part, title in PARTS.items()}
     tables["Chimera test, mean Spearman over 110 nonces (95 % interval)"] = chimera_table(cells)
     tables["Chimera, published: word vectors of a vocabulary of 259,000; an anchor, not a comparison"] = published()

@@ -12,20 +12,17 @@ A row per task and search: mean and 95 % interval over seeds, and the swarm's pa
 glue_16shot and cifar10.
 """
 
-import argparse
 import dataclasses
 import json
-import os
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cells import run_cells
+from cells import cells_parser, run_cells
 from encoder import encoder_folder
-from harness import RESULTS, Target, write_result
+from harness import Target, write_result
 
 from hsokv_ray.swarm.config import SwarmConfig
 
@@ -90,29 +87,19 @@ PROBLEMS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", type=Path, default=os.environ.get("HSOKV_DATA_DIR", "data"))
+    parser = cells_parser(__doc__, "swarm_live")
     parser.add_argument("--tasks", nargs="+", choices=list(PROBLEMS), default=list(PROBLEMS))
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--cells", type=Path, default=RESULTS / "swarm_live.cells.jsonl", help="finished searches")
-    parser.add_argument("--processes", type=int, default=os.cpu_count())
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--cell", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.cell:
         print(json.dumps(run_cell(args.data_dir, **json.loads(args.cell))))
         return
-    path = Path(tempfile.mkdtemp()) / "cells.jsonl" if args.quick else args.cells
-    seeds = range(args.first_seed, args.first_seed + (2 if args.quick else args.seeds))
     wanted = [
         {"problem": problem, "search": search, "seed": seed, "quick": args.quick}
-        for seed in seeds
+        for seed in range(2 if args.quick else args.seeds)
         for problem in args.tasks
         for search in SEARCHES
     ]
-    data = ["--data-dir", str(args.data_dir)]
-    cells = run_cells(__file__, wanted, path, arguments=data, processes=args.processes)
+    cells = run_cells(__file__, wanted, args)
     tables = {f"{PROBLEMS[problem].what}": table(cells, problem) for problem in args.tasks}
     write_result("swarm_live", tables=tables, targets=targets(cells, args.tasks), quick=args.quick)
 

@@ -2,19 +2,18 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pydantic
 
 from hsokv_ray import env
 from hsokv_ray.config import differences
 from hsokv_ray.errors import CheckpointError, ConfigError, RunError
+from hsokv_ray.folder_lock import hold
 from hsokv_ray.manifest import flush_folder
 from hsokv_ray.swarm.config import SwarmConfig
 from hsokv_ray.swarm.learner import Task
@@ -65,13 +64,7 @@ class SearchFolder:
             RunError: the folder cannot be written, or another process holds the search.
         """
         self.check(config, resume=resume)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / ".lock").open("a+", encoding="utf-8")
-        except OSError as error:
-            raise RunError(f"{self.path} cannot be written ({error.strerror}); give a folder you may write") from None
-        with lock:
-            self._take(lock)
+        with hold(self.path):
             self.check(config, resume=resume)  # again: another process may have begun or ended it before the lock
             if not self.config.exists():
                 write_json(self.config, config, indent=1)
@@ -91,17 +84,6 @@ class SearchFolder:
                 f"{self.path} holds a search with another configuration: {'; '.join(rows)} (old -> new); "
                 "give the old values to resume it, or another --name to start a new one"
             )
-
-    def _take(self, lock: IO[str]) -> None:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            holder = lock.read().strip() or "another process"
-            raise RunError(f"{self.path} is being written by {holder}; wait for it, or give another --name") from None
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-        lock.flush()
 
 
 def describe(task: Task, config: SwarmConfig, seed: int) -> dict[str, Any]:

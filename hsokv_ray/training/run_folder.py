@@ -1,18 +1,16 @@
 """The folder of a run: where its files lie, which configuration it belongs to, and that one driver writes it."""
 
 import contextlib
-import fcntl
 import hashlib
 import json
-import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from hsokv_ray import env
 from hsokv_ray.config import differences, dump_yaml, load_yaml
-from hsokv_ray.errors import ConfigError, RunError
+from hsokv_ray.errors import ConfigError
+from hsokv_ray.folder_lock import hold
 from hsokv_ray.training.config import RunConfig, TrainHMSTConfig
 
 INCIDENTAL = frozenset(
@@ -78,28 +76,9 @@ class RunFolder:
             ConfigError: the run was started with another configuration; names the differing fields.
             RunError: the folder cannot be written, or another process holds the run.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / ".lock").open("a+", encoding="utf-8")
-        except OSError as error:
-            raise RunError(
-                f"{self.path} cannot be written ({error.strerror}); give a folder you may write with --output-dir"
-            ) from None
-        with lock:
-            self._take(lock)
+        with hold(self.path):
             self._agree(config)
             yield
-
-    def _take(self, lock: IO[str]) -> None:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            holder = lock.read().strip() or "another process"
-            raise RunError(f"{self.path} is being written by {holder}; wait for it, or give another --name") from None
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-        lock.flush()
 
     def _agree(self, config: TrainHMSTConfig) -> None:
         if not self.config.exists():

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from learner_states import same
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -63,12 +64,6 @@ def begun(folder: Path, *, seed: int = 7, strategy: dict | None = None, **fields
     learner.configure(SMALL | (strategy or {}), seed=seed)
     learner.reset()
     return learner
-
-
-def same(first: State, second: State) -> bool:
-    if first.tensors.keys() != second.tensors.keys() or first.values != second.values:
-        return False
-    return all(torch.equal(tensor, second.tensors[name]) for name, tensor in first.tensors.items())
 
 
 def test_task_and_learner_are_what_the_swarm_takes(folder: Path) -> None:

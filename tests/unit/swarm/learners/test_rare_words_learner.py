@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from learner_states import same
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -25,12 +26,6 @@ def begun(task: RareWordTask | None = None, *, seed: int = 7, **changes) -> Rare
     learner.configure(SMALL | changes, seed=seed)
     learner.reset()
     return learner
-
-
-def same(first: State, second: State) -> bool:
-    if first.tensors.keys() != second.tensors.keys() or first.values != second.values:
-        return False
-    return all(torch.equal(tensor, second.tensors[name]) for name, tensor in first.tensors.items())
 
 
 def test_task_and_learner_are_what_the_swarm_takes() -> None:
