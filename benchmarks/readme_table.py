@@ -64,7 +64,7 @@ def with_section(document: str, name: str) -> str:
 def _section(name: str) -> str:
     path = RESULTS / f"{name}.json"
     if not path.exists():
-        return ""
+        return f"Not measured yet: `python benchmarks/{name}.py` does it.\n"
     result = json.loads(path.read_text(encoding="utf-8"))
     run = result["run"]
     machine = f"{run['machine']['cores']} cores, {run['machine']['cpu']}"
