@@ -9,12 +9,12 @@ from typing import Any
 
 from hsokv_ray import env
 from hsokv_ray.config import dump_yaml, load_yaml
-from hsokv_ray.errors import ConfigError, RunError
+from hsokv_ray.errors import CheckpointError, ConfigError, RunError
 from hsokv_ray.evaluation.intervals import Score
 from hsokv_ray.swarm.choose_task import default_strategy, plain_task, swarm_of, task_of
 from hsokv_ray.swarm.comparison import comparison, report_of, trivial_baselines
 from hsokv_ray.swarm.learner import Learner
-from hsokv_ray.swarm.run_folder import SearchFolder
+from hsokv_ray.swarm.run_folder import SearchFolder, read_json
 from hsokv_ray.swarm.search import refuse_early, search
 from hsokv_ray.swarm.search_config import SearchRunConfig, SearchSizeConfig, SearchSwarmConfig, SearchTaskConfig
 from hsokv_ray.swarm.states import States, pack, unpack
@@ -188,16 +188,22 @@ def _measure(config: SearchSwarmConfig) -> None:
 
 
 def _saved_learner(config: SearchSwarmConfig) -> Learner:
-    """Return a learner that holds the model in `--load-pretrained` exactly as the search that saved it did."""
+    """Return a learner that holds the model in `--load-pretrained` exactly as the search that saved it did.
+
+    Raises:
+        CheckpointError: its strategy or state is missing or damaged, one without the other.
+    """
     task, folder = task_of(config), Path(config.run.load_pretrained or "").expanduser()
     learner = task.learner()
-    try:
-        strategy, state = json.loads((folder / STRATEGY).read_text(encoding="utf-8")), (folder / STATE).read_bytes()
-    except (OSError, ValueError):  # saved by `save_pretrained` of the model alone
+    if not (folder / STRATEGY).exists() and not (folder / STATE).exists():  # `save_pretrained` of the model alone
         learner.configure(default_strategy(task), seed=config.run.seed)
         learner.reset()
         return learner
-    learner.configure(strategy, seed=config.run.seed)
+    learner.configure(read_json(folder / STRATEGY), seed=config.run.seed)
+    try:
+        state = (folder / STATE).read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{folder / STATE} cannot be read ({error.strerror}); restore it from a copy") from None
     learner.load(unpack(state))
     return learner
 

@@ -98,6 +98,12 @@ def test_a_model_is_measured_under_its_own_strategy(run: Path, tmp_path: Path) -
     loaded = job._saved_learner(flags(run, "--mode", "test", "--load-pretrained", str(saved)))
     assert loaded.recipe.strategy == learner.recipe.strategy  # pyright: ignore
     assert loaded.test() == learner.test()  # pyright: ignore
+    for name, damage in ((job.STRATEGY, "{"), (job.STATE, None)):
+        whole = (saved / name).read_bytes()
+        (saved / name).unlink() if damage is None else (saved / name).write_text(damage)
+        with pytest.raises(CheckpointError, match=f"{name} cannot be read .*; restore it from a copy"):
+            job._saved_learner(flags(run, "--mode", "test", "--load-pretrained", str(saved)))
+        (saved / name).write_bytes(whole)
 
 
 def test_models_begin_from_a_saved_one(run: Path, tmp_path: Path) -> None:
