@@ -64,7 +64,7 @@ bench: venv  ## measure, and write benchmarks/results
 	python benchmarks/readme_table.py
 
 bench-hsokv: venv  ## measure H-SOKV: searches, ablations, tables; needs HSOKV_DATA_DIR
-	for name in swarm_offline swarm_live swarm_overhead hsokv_tasks real_words rollouts; do python benchmarks/$$name.py; done
+	for name in swarm_offline swarm_live swarm_overhead hsokv_tasks real_words rollouts search_presets; do python benchmarks/$$name.py; done
 	python benchmarks/readme_table.py
 
 head: venv  ## start a local Ray head

@@ -1,14 +1,20 @@
 """Population based training by Ray Tune's own PBT and PB2, on the lab's terms: the same models, steps and evaluations.
 
-A trial is an agent of the population. They take turns in one process that is kept (`reuse_actors`): PBT pauses a trial
-at every decision as long as others wait, and would start a process each time. Settings are those of Ray Tune's
-documentation: a quarter is copied and a quarter resampled, factors 0.8 and 1.2. PB2 (arXiv:2002.02518) moves numbers
-only; choices stay as drawn.
+A trial is an agent of the population. They take turns in one process that is kept (`reuse_actors`), as Ray has one CPU:
+PBT pauses a trial at every decision as long as others wait, and would start a process each time. Settings are those of
+Ray Tune's documentation: a quarter is copied and a quarter resampled, factors 0.8 and 1.2. PB2 (arXiv:2002.02518) moves
+numbers only; choices stay as drawn.
+
+Every trial trains the same number of intervals, whatever iteration a copied checkpoint says it is at, and writes what
+it did into a file of its own: Tune's tables lack some rows of trials that were copied over.
 """
 
 import json
 import math
+import random
 import tempfile
+import time
+from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,8 +36,12 @@ def population_search(
 ) -> Found:
     """Run one search of `agents` x `total_steps` steps; return what it found."""
     task = task.of_steps(total_steps)
+    random.seed(seed)  # PBT and PB2 draw from these
+    np.random.seed(seed)
     with tempfile.TemporaryDirectory() as folder:
-        trial = tune.with_parameters(Trial, task=task, interval=interval, best=f"{folder}/best")
+        work = Path(folder) / "work"
+        work.mkdir()
+        trial = tune.with_parameters(Trial, task=task, interval=interval, seed=seed, work=str(work))
         tuner = tune.Tuner(
             tune.with_resources(trial, {"CPU": 1}),
             param_space=distributions(task.space),
@@ -39,23 +49,36 @@ def population_search(
                 metric="score", mode="max", num_samples=agents, scheduler=_scheduler(kind, task.space, seed),
                 search_alg=tune.search.BasicVariantGenerator(random_state=seed),
                 reuse_actors=True,
-                max_concurrent_trials=1,
             ),
             run_config=tune.RunConfig(
-                name=f"{kind}-{seed}", storage_path=folder, stop={"training_iteration": total_steps // interval},
-                verbose=0,
+                name=f"{kind}-{seed}", storage_path=folder, stop=Intervals(total_steps // interval), verbose=0
             ),
         )  # fmt: skip
-        results = tuner.fit()
-        rows = [row for result in results if result.metrics_dataframe is not None
-                for row in result.metrics_dataframe.to_dict("records")]  # fmt: skip
-        best = _best_model(Path(folder))
+        tuner.fit()
+        done = [json.loads(line) for path in work.glob("*.jsonl") for line in path.read_text().splitlines()]
+        assert len(done) == agents * total_steps // interval, "a search spent another budget than it was given"
+        best = max(done, key=lambda each: each["score"])
         learner = task.learner()
         learner.configure(best["strategy"], seed=seed)
         learner.load(_read(Path(best["path"])))
-        curve = _curve(rows, interval)
-        flops = sum(row["flops"] for row in rows)
-        return Found(best["score"], headline(learner.test())[1], int(flops), interval * len(rows), curve)
+        flops = sum(each["flops"] for each in done)
+        return Found(
+            best["score"], headline(learner.test())[1], flops, interval * len(done), _curve(done, interval)
+        )  # fmt: skip
+
+
+class Intervals(tune.Stopper):
+    """Stops a trial after that many reports of its own; a copied checkpoint brings the other trial's iteration."""
+
+    def __init__(self, number: int) -> None:
+        self._number, self._reports = number, Counter[str]()
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        self._reports[trial_id] += 1
+        return self._reports[trial_id] >= self._number
+
+    def stop_all(self) -> bool:
+        return False
 
 
 FAILED_SCORE = -1e9
@@ -63,23 +86,19 @@ FAILED_SCORE = -1e9
 
 
 class Trial(tune.Trainable):
-    """A learner as a trial; keeps its best model beside the trial's checkpoints."""
+    """A learner as a trial; writes a line per interval, and its best model, into the folder `work`."""
 
-    def setup(self, config: dict[str, Any], *, task: EqualSteps, interval: int, best: str) -> None:
+    def setup(self, config: dict[str, Any], *, task: EqualSteps, interval: int, seed: int, work: str) -> None:
         import torch
 
         torch.set_num_threads(1)
         torch.get_num_threads()
-        self.learner, self.interval = task.learner(), interval
-        self.best, self.best_folder = -math.inf, Path(best)
-        self.best_folder.mkdir(exist_ok=True)
-        self.seed = int(self.trial_id.split("_")[-1], 36) if "_" in self.trial_id else 0
-        self.learner.configure(_plain(config), seed=self.seed)
-        self.learner.reset()
+        self.learner, self.interval, self.search_seed, self.work = task.learner(), interval, seed, Path(work)
+        self._begin(config)
 
     def step(self) -> dict[str, Any]:
-        before = self.learner.flops
-        self.learner.configure(_plain(self.config), seed=self.seed + self.iteration)
+        before, strategy = self.learner.flops, _plain(self.config)
+        self.learner.configure(strategy, seed=self._seed(len(self.done)))
         try:
             self.learner.train(self.interval)
             score = float(self.learner.evaluate()["score"])
@@ -87,12 +106,14 @@ class Trial(tune.Trainable):
             print(f"trial {self.trial_id}: {error}")
             self.learner.reset()
             score = FAILED_SCORE
-        if score > max(self.best, FAILED_SCORE):
-            self.best = score
-            path = _write(self.learner.state(), self.best_folder / f"{self.trial_id}.safetensors")
-            said = {"score": score, "strategy": _plain(self.config), "path": str(path)}
-            (self.best_folder / f"{self.trial_id}.json").write_text(json.dumps(said))
-        return {"score": score, "flops": self.learner.flops - before}
+        path = self.work / f"{self.trial_id}.safetensors"
+        if score > max((each["score"] for each in self.done), default=FAILED_SCORE):
+            _write(self.learner.state(), path)
+        line = {"score": score, "flops": self.learner.flops - before, "time": time.time(), "strategy": strategy}
+        self.done.append(line | {"path": str(path)})
+        with self.lines.open("a") as file:
+            file.write(json.dumps(self.done[-1]) + "\n")
+        return {"score": score}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         _write(self.learner.state(), Path(checkpoint_dir) / "state.safetensors")
@@ -101,10 +122,20 @@ class Trial(tune.Trainable):
         self.learner.load(_read(Path(checkpoint_dir) / "state.safetensors"))
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.best = -math.inf
-        self.learner.configure(_plain(new_config), seed=self.seed)
-        self.learner.reset()
+        self._begin(new_config)
         return True
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        """Become the trial of `self.trial_id`, which may have trained before, in this process or in another one."""
+        self.lines = self.work / f"{self.trial_id}.jsonl"
+        self.done = [json.loads(line) for line in self.lines.read_text().splitlines()] if self.lines.exists() else []
+        self.learner.configure(_plain(config), seed=self._seed(0))
+        self.learner.reset()
+
+    def _seed(self, interval: int) -> int:
+        """Return a seed of this search, trial and interval."""
+        trial = int(self.trial_id.split("_")[-1])
+        return int(np.random.SeedSequence([self.search_seed, trial, interval]).generate_state(1)[0])
 
 
 def distributions(space: Space) -> dict[str, Any]:
@@ -155,15 +186,10 @@ def _plain(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value.item() if hasattr(value, "item") else value for key, value in config.items()}
 
 
-def _best_model(folder: Path) -> dict[str, Any]:
-    said = [json.loads(path.read_text()) for path in (folder / "best").glob("*.json")]
-    return max(said, key=lambda each: each["score"])
-
-
-def _curve(rows: list[dict[str, Any]], interval: int) -> list[tuple[int, float]]:
+def _curve(done: list[dict[str, Any]], interval: int) -> list[tuple[int, float]]:
     """Improvements over steps of the whole population, by the time of their reports."""
     curve, best = [], -math.inf
-    for i, row in enumerate(sorted(rows, key=lambda row: row["timestamp"])):
+    for i, row in enumerate(sorted(done, key=lambda row: row["time"])):
         if row["score"] > best:
             best = row["score"]
             curve.append(((i + 1) * interval, best))

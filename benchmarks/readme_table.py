@@ -35,7 +35,9 @@ TITLES = {
     "swarm_live": "Swarm search, live training of 4 tasks, 5 seeds",
     "swarm_overhead": "Swarm search, orchestration on 2 cores",
     "hsokv_tasks": "H-SOKV, 5 seeds",
+    "real_words": "H-SOKV on vectors of a frozen MiniLM, real words, 5 seeds",
     "rollouts": "CartPole on distributed workers, 5 seeds",
+    "search_presets": "`jobs/search_swarm.py` from command to exit, 2 cores",
 }
 """Result -> what it measures, in the table's order."""
 

@@ -119,7 +119,7 @@ def run_cell(data: Path, *, problem: str, search: str, seed: int, quick: bool) -
     if search.endswith("(Ray Tune)"):
         from live_tune import population_search, start_ray
 
-        start_ray(num_cpus=2)
+        start_ray(num_cpus=1)
         kind: Any = search.split()[0]
         found = population_search(kind, task, seed=seed, agents=AGENTS, total_steps=steps, interval=steps // LOOKS)
     else:

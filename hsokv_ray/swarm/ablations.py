@@ -2,13 +2,14 @@
 
 full: swarm and memory. kv_only: memory, one long training by the default strategy. swarm_only: swarm without memory.
 neither. A variant whose steps are cheaper trains more of them. What the full variant's test says of forced gates,
-shuffled values and random keys stands beside them.
+shuffled values and random keys stands beside them, and trivial baselines on each seed's own test items.
 """
 
 import json
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from hsokv_ray.errors import RunError
 from hsokv_ray.evaluation.intervals import Score, over_seeds
 from hsokv_ray.swarm.choose_task import default_strategy, evaluation_flops, plain_task, swarm_of, task_of
-from hsokv_ray.swarm.comparison import headline
+from hsokv_ray.swarm.comparison import headline, is_share, shown, trivial_baselines
 from hsokv_ray.swarm.run_folder import SearchFolder
 from hsokv_ray.swarm.search import search
 from hsokv_ray.swarm.search_config import SearchSwarmConfig
@@ -30,7 +31,7 @@ VARIANTS: dict[str, tuple[bool, bool]] = {
 }
 """Name -> (with the swarm, with the memory)."""
 TAMPERED = ("gate_0", "gate_1", "without_memory", "shuffled_values", "random_keys")
-"""Test figures of the full variant that are its accuracy under a change of the memory."""
+"""Test figures of the full variant that are its headline under a change of the memory."""
 
 
 def run_ablations(config: SearchSwarmConfig, folder: Path) -> str:
@@ -52,15 +53,13 @@ def run_ablations(config: SearchSwarmConfig, folder: Path) -> str:
     for (_, path), summary in zip(cells, summaries, strict=True):
         results.setdefault(path.name.rpartition("-")[0], []).append(summary)
     table = scores(results)
-    folder.joinpath("ablations.json").write_text(
-        json.dumps(_as_json(results, table), indent=1) + "\n", encoding="utf-8"
-    )
-    text = as_markdown(results, table)
+    trivial = baselines([changed for changed, path in cells if path.name.startswith("full-")])
+    values = _as_json(results, table, trivial)
+    folder.joinpath("ablations.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    text = as_markdown(results, table, trivial)
     folder.joinpath("ablations.md").write_text(text, encoding="utf-8")
     if config.run.visualize:
-        from hsokv_ray.swarm.eyes.plots import plot_ablations
-
-        plot_ablations(table, folder / "plots" / "ablations.png")
+        _plot(measure(results), table, trivial, folder / "plots" / "ablations.png")
     return text
 
 
@@ -97,20 +96,35 @@ def scores(results: dict[str, list[Summary]]) -> dict[str, Score]:
     return table
 
 
-def as_markdown(results: dict[str, list[Summary]], table: dict[str, Score]) -> str:
-    """Return the table."""
+def baselines(configs: Iterable[SearchSwarmConfig]) -> dict[str, Score]:
+    """Return the trivial baselines over seeds, a configuration for each: a seed has test items of its own."""
+    found = [trivial_baselines(plain_task(config)) for config in configs]
+    return {name: over_seeds([each[name].mean for each in found]) for name in found[0]}
+
+
+def measure(results: dict[str, list[Summary]]) -> str:
+    """Return the name of the tests' headline."""
+    return headline(results["full"][0].test)[0]
+
+
+def as_markdown(
+    results: dict[str, list[Summary]], table: dict[str, Score], trivial: dict[str, Score]
+) -> str:  # fmt: skip
+    """Return the table: scores of variants, then trivial baselines."""
+    figure = measure(results)
+    unit = ", %" if is_share(figure) else ""
     lines = [
-        "| Variant | Test accuracy, % (95 % interval) | Retention, % | GFLOP spent | Seeds |",
+        f"| Variant | Test {figure}{unit} (95 % interval) | Retention, % | GFLOP spent | Seeds |",
         "|---|---|---|---|---|",
     ]
-    for name, score in table.items():
+    for name, score in (table | trivial).items():
         summaries = results.get(name, [])
         kept = [float(each.test["retention"]) for each in summaries if each.test.get("retention") is not None]
-        retention = over_seeds(kept).percent() if kept else "-"
+        retention = shown(over_seeds(kept), "accuracy") if kept else "-"
         flops = (
             f"{sum(sum(each.flops.values()) for each in summaries) / len(summaries) / 1e9:.2f}" if summaries else "-"
         )
-        lines.append(f"| {name} | {score.percent()} | {retention} | {flops} | {score.seeds} |")
+        lines.append(f"| {name} | {shown(score, figure)} | {retention} | {flops} | {score.seeds} |")
     return "\n".join(lines) + "\n"
 
 
@@ -153,8 +167,27 @@ def _changed(config: SearchSwarmConfig, *, use_swarm: bool, use_kv: bool, seed: 
     )
 
 
-def _as_json(results: dict[str, list[Summary]], table: dict[str, Score]) -> dict[str, Any]:
+def _plot(figure: str, table: dict[str, Score], trivial: dict[str, Score], path: Path) -> None:
+    from hsokv_ray.swarm.eyes.plots import plot_ablations
+
+    if is_share(figure):
+        figure, table, trivial = f"{figure}, %", _in_percent(table), _in_percent(trivial)
+    plot_ablations(table, path, measure=f"test {figure}", baselines=trivial)
+
+
+def _in_percent(table: dict[str, Score]) -> dict[str, Score]:
     return {
+        name: replace(score, mean=100 * score.mean, low=100 * score.low, high=100 * score.high)
+        for name, score in table.items()
+    }
+
+
+def _as_json(
+    results: dict[str, list[Summary]], table: dict[str, Score], trivial: dict[str, Score]
+) -> dict[str, Any]:  # fmt: skip
+    return {
+        "measure": measure(results),
         "scores": {name: vars(score) for name, score in table.items()},
+        "baselines": {name: vars(score) for name, score in trivial.items()},
         "searches": {name: [each.to_json() for each in summaries] for name, summaries in results.items()},
     }

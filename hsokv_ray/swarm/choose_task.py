@@ -6,7 +6,7 @@ from pathlib import Path
 from hsokv_ray import env
 from hsokv_ray.data.tasks.few_shot import PUBLISHED_SEEDS
 from hsokv_ray.data.tasks.glue_tasks import glue_task
-from hsokv_ray.errors import ConfigError, DataError
+from hsokv_ray.errors import CheckpointError, ConfigError, DataError
 from hsokv_ray.swarm.config import SwarmConfig
 from hsokv_ray.swarm.learner import Task
 from hsokv_ray.swarm.learners.cifar import CifarTask
@@ -15,7 +15,8 @@ from hsokv_ray.swarm.learners.language import LanguageTask
 from hsokv_ray.swarm.learners.rare_words import RareWordTask
 from hsokv_ray.swarm.learners.recipe import DEFAULT_STRATEGY
 from hsokv_ray.swarm.pretrained import PretrainedTask
-from hsokv_ray.swarm.search_config import SearchSwarmConfig
+from hsokv_ray.swarm.run_folder import read_json
+from hsokv_ray.swarm.search_config import SearchRunConfig, SearchSwarmConfig
 from hsokv_ray.swarm.sharing import SharingTask
 from hsokv_ray.swarm.space import Strategy
 
@@ -34,6 +35,33 @@ def task_of(config: SearchSwarmConfig) -> Task:
 def plain_task(config: SearchSwarmConfig) -> Task:
     """Return the same without sharing and without a saved model to begin from."""
     return _task(config, total_steps=_steps_of_one_training(config))
+
+
+DATA_SEED = "data_seed.json"
+"""What a saved model has beside its own files, so that nobody measures it on what it was trained on."""
+
+
+def data_seed(run: SearchRunConfig) -> int:
+    """Return the seed of what is held out: the flag's, else the loaded model's, else `--seed`.
+
+    Raises:
+        ConfigError: the flag and the loaded model differ.
+        CheckpointError: the loaded model's file is damaged.
+    """
+    of_model = None
+    if run.load_pretrained is not None:
+        path = Path(run.load_pretrained).expanduser() / DATA_SEED
+        of_model = read_json(path) if path.exists() else None
+        if not isinstance(of_model, int | None):
+            raise CheckpointError(
+                f"{path}: got {str(of_model)[:60]!r}, a whole number is needed; restore it from a copy"
+            )
+    if None not in (run.data_seed, of_model) and run.data_seed != of_model:
+        raise ConfigError(
+            f"--data-seed: got {run.data_seed}, but the model in {run.load_pretrained} was trained with {of_model} and "
+            f"would be measured on what it has seen; leave it out"
+        )
+    return next(seed for seed in (run.data_seed, of_model, run.seed) if seed is not None)
 
 
 def default_strategy(task: Task) -> Strategy:
@@ -76,19 +104,19 @@ def _steps_of_one_training(config: SearchSwarmConfig) -> int:
 
 
 def _task(config: SearchSwarmConfig, *, total_steps: int) -> Task:
-    given, threshold = config.task, config.task.kv_confidence_threshold
+    given, threshold, seed = config.task, config.task.kv_confidence_threshold, data_seed(config.run)
     if given.task == "language_model":
         return LanguageTask(
             source=_absolute_source(given.lm_corpus), seq_len=given.lm_seq_length, stride=given.lm_stride,
             max_windows=given.lm_max_sequences, use_kv=given.use_kv, total_steps=total_steps, size=config.size,
-            confidence_threshold=threshold,
+            confidence_threshold=threshold, data_seed=seed,
         )  # fmt: skip
     match given.benchmark:
         case "glue":
             return FewShotTask(
                 glue=glue_task(given.glue_task).name, data=_folder(given.glue_data_dir), shots=given.shots,
                 allow_download=given.allow_download, encoder=_absolute_encoder(given.glue_encoder),
-                use_kv=given.use_kv, split_seed=PUBLISHED_SEEDS[config.run.seed % len(PUBLISHED_SEEDS)],
+                use_kv=given.use_kv, split_seed=PUBLISHED_SEEDS[seed % len(PUBLISHED_SEEDS)],
                 total_steps=total_steps, size=config.size, confidence_threshold=threshold,
             )  # fmt: skip
         case "cifar":
@@ -100,12 +128,13 @@ def _task(config: SearchSwarmConfig, *, total_steps: int) -> Task:
                 )
             return CifarTask(
                 folder=folder, variant="hsokv" if given.use_kv else "fine_tune", total_steps=total_steps,
-                size=config.size, confidence_threshold=threshold,
+                size=config.size, confidence_threshold=threshold, data_seed=seed,
             )  # fmt: skip
     return RareWordTask(
         use_kv=given.use_kv, total_steps=total_steps, size=config.size, confidence_threshold=threshold,
         max_length=given.definition_max_length, encoder=_absolute_encoder(given.words_encoder),
         data=None if given.words_data_dir is None else _folder(given.words_data_dir),
+        words=given.words_set or "rare_words", seed=seed,
     )  # fmt: skip
 
 

@@ -51,6 +51,7 @@ class Drive:
         watchers: are told what happens, in the thread of `run`.
         snapshot_every_s: seconds between two snapshots; more where they take long.
         resume: go on with the search in `folder`; False: there must be none.
+        on_claim: see `SearchFolder.claim`.
         clock: Unix seconds.
 
     Raises:
@@ -68,12 +69,14 @@ class Drive:
         watchers: Sequence[Watcher] = (),
         snapshot_every_s: float = 5,
         resume: bool = False,
+        on_claim: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.folder = SearchFolder(folder)
         self.states = States(self.folder.states)
         self._task, self._config, self._backend, self._seed = task, swarm_config, backend, seed
         self._watchers, self._snapshot_every_s, self._resume, self._clock = watchers, snapshot_every_s, resume, clock
+        self._on_claim = on_claim
         self._history = History(self.folder, self._make_swarm, watchers, clock=clock)
         self._lock = threading.RLock()
         self._stopping = threading.Event()
@@ -94,7 +97,8 @@ class Drive:
                 got a score; `stop` was called. What there is stays, and can be resumed.
         """
         try:
-            with self.folder.claim(describe(self._task, self._config, self._seed), resume=self._resume):
+            description = describe(self._task, self._config, self._seed)
+            with self.folder.claim(description, resume=self._resume, on_claim=self._on_claim):
                 if self.folder.summary.exists():
                     return Summary.from_json(read_json(self.folder.summary))
                 self._open()

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from hsokv_ray import env
 from hsokv_ray.config import dump_yaml, load_yaml
 from hsokv_ray.errors import CheckpointError, ConfigError, RunError
 from hsokv_ray.evaluation.intervals import Score
-from hsokv_ray.swarm.choose_task import default_strategy, plain_task, swarm_of, task_of
+from hsokv_ray.swarm.choose_task import DATA_SEED, data_seed, default_strategy, plain_task, swarm_of, task_of
 from hsokv_ray.swarm.comparison import comparison, report_of, trivial_baselines
 from hsokv_ray.swarm.learner import Learner
 from hsokv_ray.swarm.run_folder import SearchFolder, read_json
@@ -61,7 +62,8 @@ class SearchJob:
     """
 
     def __init__(self, config: SearchSwarmConfig, *, show: bool = True) -> None:
-        self.config, self.show = config, show
+        run = config.run.model_copy(update={"data_seed": data_seed(config.run)} if config.run.load_pretrained else {})
+        self.config, self.show = config.model_copy(update={"run": run}), show
         self.folder = folder_of(config.run)
         self.task = task_of(config)
         self.swarm = swarm_of(config)
@@ -91,9 +93,6 @@ class SearchJob:
             self.task, self.swarm, self.folder, run.seed, resume=resume, num_workers=run.num_workers,
             cpus_per_agent=run.cpus_per_agent,
         )  # fmt: skip
-        if not self.stored.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_text(self.stored, dump_yaml(self.config))
         watchers: list[Watcher] = [TensorBoard(self.folder, best_known=run.best_known)]
         shown: list[Callable[[Status], None]] = []
         if run.distributed_backend == "ray":
@@ -108,7 +107,7 @@ class SearchJob:
             return search(
                 self.task, self.swarm, folder=self.folder, seed=run.seed, backend=run.distributed_backend,
                 num_workers=run.num_workers, cpus_per_agent=run.cpus_per_agent, watchers=watchers,
-                on_status=lambda status: _show(shown, status), resume=resume,
+                on_status=lambda status: _show(shown, status), resume=resume, on_claim=self._keep_config,
             )  # fmt: skip
 
     def best_learner(self) -> Learner:
@@ -125,6 +124,7 @@ class SearchJob:
         learner.save(folder)  # pyright: ignore[reportAttributeAccessIssue]
         (folder / STATE).write_bytes(pack(learner.state()))
         write_text(folder / STRATEGY, json.dumps(self._summary().best.strategy) + "\n")
+        write_text(folder / DATA_SEED, f"{data_seed(self.config.run)}\n")
         return folder
 
     def report(self, summary: Summary) -> str:
@@ -156,6 +156,11 @@ class SearchJob:
 
         return plot_run(self.folder, best_known=self.config.run.best_known)
 
+    def _keep_config(self) -> None:
+        """Write job.yaml, unless it is of the search that is here; before search.json, so that none is without it."""
+        if not (self.files.config.exists() and self.stored.exists()):
+            write_text(self.stored, dump_yaml(self.config))
+
     def _summary(self) -> Summary:
         if not self.is_finished:
             raise RunError(f"{self.folder}: its search has not ended; {self.files.resume_command} goes on with it")
@@ -163,9 +168,12 @@ class SearchJob:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file as a whole or not at all."""
+    """Write a file as a whole or not at all, whatever ends this process or the machine."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(path)
 
 
@@ -221,9 +229,9 @@ def with_stored(config: SearchSwarmConfig) -> SearchSwarmConfig:
     if not (goes_on and says_nothing and path.exists()):
         return config
     stored = load_yaml(SearchSwarmConfig, path)
-    kept = {name: getattr(stored.run, name) for name in ("seed", "load_pretrained", "share_memory")}
-    if config.run.mode == "test":
-        kept = {"seed": stored.run.seed}
+    begun_from = () if config.run.mode == "test" else ("load_pretrained", "share_memory")
+    names = ("seed", "data_seed", *begun_from)
+    kept = {name: getattr(stored.run, name) for name in names}
     return stored.model_copy(update={"run": config.run.model_copy(update=kept)})
 
 

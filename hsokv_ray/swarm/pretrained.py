@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from hsokv_ray.errors import CheckpointError, ConfigError
+from hsokv_ray.swarm.execution import Closes, HearsOrders
 from hsokv_ray.swarm.learner import Learner, Task
+from hsokv_ray.swarm.messages import Order
 from hsokv_ray.swarm.space import Space, Strategy
 
 
@@ -60,6 +62,17 @@ class PretrainedLearner:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.learner, name)
+
+    # Protocols are checked without `__getattr__` from Python 3.12 on, so what they ask for is passed on by name.
+    def begins(self, order: Order) -> None:
+        """Let the learner hear which order follows, where it wants to."""
+        if isinstance(self.learner, HearsOrders):
+            self.learner.begins(order)
+
+    def close(self) -> None:
+        """Let the learner give back what it holds, where it holds something."""
+        if isinstance(self.learner, Closes):
+            self.learner.close()
 
     def reset(self) -> None:
         """Begin with the saved model, at step 0."""

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +51,16 @@ class SearchFolder:
         return f"jobs/search_swarm.py --resume --name {self.name}{where}"
 
     @contextlib.contextmanager
-    def claim(self, config: dict[str, Any], *, resume: bool) -> Iterator[None]:
+    def claim(
+        self, config: dict[str, Any], *, resume: bool, on_claim: Callable[[], None] | None = None
+    ) -> Iterator[None]:
         """Hold the search for this process; the first claim writes search.json, later ones must agree with it.
 
         Args:
             config: as `describe` returns it.
             resume: go on with the search that is here; False: there must be none.
+            on_claim: called once nothing else can refuse, before the first claim writes search.json; what it raises
+                leaves none.
 
         Raises:
             ConfigError: there is a search and it is not to be resumed, there is none to resume, or it has another
@@ -66,6 +70,8 @@ class SearchFolder:
         self.check(config, resume=resume)
         with hold(self.path):
             self.check(config, resume=resume)  # again: another process may have begun or ended it before the lock
+            if on_claim is not None:
+                on_claim()
             if not self.config.exists():
                 write_json(self.config, config, indent=1)
             yield

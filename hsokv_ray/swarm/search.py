@@ -44,6 +44,7 @@ def search(
     watchers: Sequence[Watcher] = (),
     on_status: Callable[[Status], None] | None = None,
     resume: bool = False,
+    on_claim: Callable[[], None] | None = None,
 ) -> Summary:
     """Search strategies for `task`; return the best one, tested once.
 
@@ -58,6 +59,7 @@ def search(
         watchers: are told what happens from now on.
         on_status: called about once a second, from another thread than this one where the backend is not Ray.
         resume: go on with the search in `folder`.
+        on_claim: called once the search may begin or go on, before the folder holds one; see `SearchFolder.claim`.
 
     Raises:
         ConfigError: the budget is too small for one step, the folder holds another search, or none to resume.
@@ -68,11 +70,13 @@ def search(
     refuse_early(task, config, folder, seed, resume=resume, num_workers=num_workers, cpus_per_agent=cpus_per_agent)
     try:
         if backend == "ray":
-            return _on_ray(task, config, folder, seed, num_workers, cpus_per_agent, watchers, on_status, resume)
+            return _on_ray(
+                task, config, folder, seed, num_workers, cpus_per_agent, watchers, on_status, resume, on_claim
+            )
         states = States(SearchFolder(folder).states)
         workers = _backend(backend, task, states, config.num_agents, num_workers, cpus_per_agent)
         _say_if_shared(config.num_agents, workers.num_workers)
-        drive = Drive(task, config, folder, workers, seed=seed, watchers=watchers, resume=resume)
+        drive = Drive(task, config, folder, workers, seed=seed, watchers=watchers, resume=resume, on_claim=on_claim)
         with _reporting(drive, on_status):
             return drive.run()
     except KeyboardInterrupt:
@@ -96,6 +100,7 @@ def refuse_early(
 def _on_ray(
     task: Task, config: SwarmConfig, folder: str | Path, seed: int, num_workers: int | None, cpus_per_agent: float,
     watchers: Sequence[Watcher], on_status: Callable[[Status], None] | None, resume: bool,
+    on_claim: Callable[[], None] | None,
 ) -> Summary:  # fmt: skip
     from hsokv_ray.swarm.ray_backend.driver import drive_on_ray, place  # here: nothing else needs ray
     from hsokv_ray.swarm.ray_backend.supervisor_actor import Plan
@@ -103,7 +108,7 @@ def _on_ray(
     workers = place(config.num_agents, num_workers, cpus_per_agent)
     _say_if_shared(config.num_agents, workers)
     plan = Plan(task, config, str(SearchFolder(folder).path), seed, workers, cpus_per_agent)
-    return drive_on_ray(plan, resume=resume, watchers=watchers, on_status=on_status)
+    return drive_on_ray(plan, resume=resume, watchers=watchers, on_status=on_status, on_claim=on_claim)
 
 
 def _backend(

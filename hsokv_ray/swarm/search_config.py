@@ -45,7 +45,8 @@ class SearchTaskConfig(Config):
     """sst2, mnli, rte, mrpc or cola."""
 
     glue_data_dir: str | None = None
-    """Folder with the published 16-shot splits, GLUE's TSV folders, or a saved dataset. None: $HSOKV_DATA_DIR."""
+    """Folder with the published 16-shot splits, GLUE's TSV folders, the parquet files of nyu-mll/glue, or a saved
+    dataset. None: $HSOKV_DATA_DIR."""
 
     cifar_data_dir: str | None = None
     """Folder with CIFAR-10's binary batches, a saved dataset, or npz files. None: $HSOKV_DATA_DIR."""
@@ -53,7 +54,7 @@ class SearchTaskConfig(Config):
     allow_download: bool = False
     """Ask the Hugging Face hub for what the folder does not have."""
 
-    shots: int = pydantic.Field(default=16, ge=1)
+    shots: int = pydantic.Field(default=16, ge=2)
     """Examples per class of GLUE, in training and again in validation."""
 
     glue_encoder: str | None = None
@@ -62,8 +63,13 @@ class SearchTaskConfig(Config):
     and FOLDER/texts.jsonl with a line {"text": ...} for each row. None: a transformer learns from the words."""
 
     words_data_dir: str | None = None
-    """Folder with rare_words.jsonl.gz, real words, or one that holds it as rare_words; $HSOKV_DATA_DIR is not looked
-    at. None: words of a generated language."""
+    """Folder with the files of `--words-set`, real words, or one that holds them as rare_words or oneshot_words;
+    $HSOKV_DATA_DIR is not looked at. None: words of a generated language."""
+
+    words_set: Literal["rare_words", "definitional_nonce"] | None = None
+    """Which real words: rare_words, a dictionary's definitions and examples (rare_words.jsonl.gz);
+    definitional_nonce, halves of the first sentences of Wikipedia articles (n2v.definitional.dataset.*.txt). None:
+    rare_words."""
 
     words_encoder: str | None = None
     """Frozen encoder that makes the texts of `--words-data-dir` vectors; takes what `--glue-encoder` takes. None: a
@@ -121,9 +127,23 @@ class SearchSizeConfig(Config):
     interval_factor: int = pydantic.Field(default=2, ge=1)
     """Each further manager decides this many times more rarely."""
 
+    allocation_every: int = pydantic.Field(default=0, ge=0)
+    """Outcomes after which the manager whose FLOPs improved the best score least gives an agent to the one where they
+    did most. 0: never."""
+
     flops_budget: float | None = pydantic.Field(default=None, ge=1, allow_inf_nan=False)
     """FLOPs of everything together, wasted work and evaluations included, such as 1e12. None: what all agents need for
     a whole training by the default strategy."""
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> "SearchSizeConfig":
+        has_rivals = self.use_swarm and self.exploit != "none" and self.of_preset("num_managers") > 1
+        if self.allocation_every and not has_rivals:
+            raise ConfigError(
+                "--allocation-every moves agents from manager to manager; leave it out, or give a swarm 2 managers or "
+                "more (--num-managers) and --exploit copy or restart"
+            )
+        return self
 
     def of_preset(self, name: Literal["iterations", "agent_steps", "num_managers", "agents_per_manager"]) -> int:
         """Return the flag's value, or the preset's where it was not given."""
@@ -157,12 +177,14 @@ class SearchSizeConfig(Config):
             interval_factor=self.interval_factor,
             exploit=self.exploit,
             proposals="density" if self.exploit == "restart" else "evolve",
+            allocation_every=self.allocation_every,
             flops_budget=flops_budget,
         )
 
 
 _NOT_WITH_HF = ("resume", "run_ablations", "run_distributed", "visualize", "save_pretrained")
 _FLAGS_OF_A_SEARCH = (*_NOT_WITH_HF, "hf_train", "share_memory")
+_FLAGS_OF_WORKERS = ("num_workers", "cpus_per_agent")
 
 
 def _as_flags(names: list[str]) -> str:
@@ -186,7 +208,10 @@ class SearchRunConfig(Config):
     """Go on with the run of that name; what was counted is not counted again."""
 
     seed: int = pydantic.Field(default=0, ge=0)
-    """Seed of every decision, model and split of episodes."""
+    """Seed of every decision and model; where nothing else is said, of the data too."""
+
+    data_seed: int | None = pydantic.Field(default=None, ge=0)
+    """Seed of what is held out and measured on. None: that of the model in `--load-pretrained`, else `--seed`."""
 
     distributed_backend: BackendName = "ray"
     """Who trains: actors of Ray, processes of this machine, or this process alone."""
@@ -238,6 +263,9 @@ class SearchRunConfig(Config):
             raise ConfigError(f"--hf-train writes model and summary to --hf-output-dir; leave out {_as_flags(given)}")
         if self.share_memory and self.run_ablations:
             raise ConfigError("--run-ablations compares searches that share nothing; leave out --share-memory")
+        given = [name for name in _FLAGS_OF_WORKERS if getattr(self, name) != type(self).model_fields[name].default]
+        if self.distributed_backend == "local" and given:
+            raise ConfigError(f"--distributed-backend local trains in this process alone; leave out {_as_flags(given)}")
         return self
 
 
@@ -257,12 +285,19 @@ class SearchSwarmConfig(Config):
     def _check(self) -> "SearchSwarmConfig":
         if self.task.task == "language_model" and self.task.benchmark != "synthetic":
             raise ConfigError(f"--benchmark {self.task.benchmark} classifies; leave out --task language_model, or it")
-        words = {"--words-data-dir": self.task.words_data_dir, "--words-encoder": self.task.words_encoder}
+        words = {
+            "--words-data-dir": self.task.words_data_dir,
+            "--words-set": self.task.words_set,
+            "--words-encoder": self.task.words_encoder,
+        }
         given = ", ".join(flag for flag, value in words.items() if value is not None)
         if given and (self.task.task != "classification" or self.task.benchmark != "synthetic"):
             raise ConfigError(f"{given}: only one-shot words have it; leave it out, or --task and --benchmark")
-        if given == "--words-encoder":
-            raise ConfigError("--words-encoder: generated words mean nothing to an encoder; give --words-data-dir too")
+        if given and self.task.words_data_dir is None:
+            raise ConfigError(f"{given}: words are generated without a folder of real ones; give --words-data-dir too")
+        cuts_words = self.task.definition_max_length != SearchTaskConfig.model_fields["definition_max_length"].default
+        if self.task.words_encoder is not None and cuts_words:
+            raise ConfigError("--definition-max-length: --words-encoder reads texts as they are; leave one of them out")
         if self.run.share_memory and (self.task.task != "language_model" or not self.task.use_kv):
             raise ConfigError(
                 "--share-memory needs --task language_model with its memory; in the other tasks a memory belongs to an "

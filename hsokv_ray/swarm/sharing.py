@@ -230,6 +230,12 @@ class SharingTask:
         return self.task.cost(strategy)
 
 
+def shares(task: Task) -> bool:
+    """Return whether the agents of `task` share a memory, whatever else it is wrapped in."""
+    inner = getattr(task, "task", None)
+    return isinstance(task, SharingTask) or (inner is not None and shares(inner))
+
+
 def confidence_of(counts: Counts, config: LifecycleConfig) -> float:
     """Return the confidence that feedback has given an entry: initial + step * (successes - feedbacks / 2)."""
     moved = config.confidence_step * (counts["successes"] - 0.5 * counts["feedbacks"])

@@ -122,7 +122,7 @@ class Swarm:
     def lost(self, order_id: str, flops: int, *, attempt: int | None = None, interrupted: bool = False) -> Order | None:
         """Say that the worker of an order died after spending `flops`; return what its agent is to do now.
 
-        That is the same order, next attempt; after `max_restarts` losses the order has failed and another one comes.
+        That is the same order, next attempt; at loss `max_restarts + 1` the order has failed and another one comes.
 
         Args:
             attempt: which attempt was lost; one that was reported lost before changes nothing.

@@ -206,7 +206,7 @@ def test_a_killed_supervisor_goes_on_by_itself_and_counts_nothing_twice(tmp_path
     pids = set()
     for num_told in (3, 10):
         wait_for(folder / "journal.jsonl", num_told)
-        supervisor = ray.get_actor(supervisor_name("supervised"), namespace=NAMESPACE)
+        supervisor = ray.get_actor(supervisor_name(folder), namespace=NAMESPACE)
         pid: Any = ray.get(supervisor.pid.remote(), timeout=PATIENCE_S)
         pids.add(pid)
         os.kill(pid, signal.SIGKILL)
@@ -222,14 +222,38 @@ def test_a_killed_supervisor_goes_on_by_itself_and_counts_nothing_twice(tmp_path
     assert recorder.is_closed
     assert seen[-1].best == summary.best
     with pytest.raises(ValueError, match="Failed to look up actor"):
-        ray.get_actor(supervisor_name("supervised"), namespace=NAMESPACE)
+        ray.get_actor(supervisor_name(folder), namespace=NAMESPACE)
+
+
+def test_two_searches_of_one_name_in_two_output_folders_run_beside_each_other(tmp_path: Path):
+    one, other = tmp_path / "one" / "words", tmp_path / "other" / "words"
+    task = replace(TASK, step_s=0.05)
+    join = run_aside(lambda: on_ray(one, config("none", num_trials=12), task, num_workers=1))
+    wait_for(one / "journal.jsonl", 1)
+    summary = on_ray(other, config("copy"), num_workers=1)
+    assert not (one / "summary.json").exists()
+    audit(other, summary, TASK)
+    audit(one, join(), task)
+
+
+def test_a_fresh_folder_whose_supervisor_is_at_work_can_be_searched_afterwards(tmp_path: Path):
+    folder = tmp_path / "run"
+    holder: Any = ray.remote(num_cpus=0)(type("Holder", (), {})).options(
+        name=supervisor_name(folder), namespace=NAMESPACE
+    )
+    actor = holder.remote()
+    with pytest.raises(RunError, match=f"^a supervisor of {folder} is at work on this cluster; wait for it"):
+        on_ray(folder, config("copy"))
+    assert not (folder / "search.json").exists()
+    ray.kill(actor)
+    audit(folder, on_ray(folder, config("copy")), TASK)
 
 
 def test_a_stopped_search_says_how_to_go_on_and_does(tmp_path: Path):
     folder, options = tmp_path / "stopped", config("none", num_trials=12)
     join = run_aside(lambda: on_ray(folder, options, replace(TASK, step_s=0.02)))
     wait_for(folder / "journal.jsonl", 2)
-    supervisor = ray.get_actor(supervisor_name("stopped"), namespace=NAMESPACE)
+    supervisor = ray.get_actor(supervisor_name(folder), namespace=NAMESPACE)
     with pytest.raises(RunError, match=r"is being written by process \d+"):
         on_ray(folder, options, replace(TASK, step_s=0.02), resume=True)
     ray.get(supervisor.stop.remote(), timeout=PATIENCE_S)

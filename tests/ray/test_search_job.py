@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from hsokv_ray.config import parse
+from hsokv_ray.errors import RunError
 from hsokv_ray.swarm import job
 from hsokv_ray.swarm.search_config import SearchSwarmConfig
 
@@ -26,3 +27,10 @@ def test_the_job_searches_on_ray_and_tests_the_best_model(tmp_path: Path, capsys
     journal = [json.loads(line) for line in (tmp_path / "words" / "journal.jsonl").read_text().splitlines()]
     assert len({line["worker"] for line in journal}) == 2
     assert len({line["order"]["order_id"] for line in journal if line["what"] == "tell"}) == len(journal)
+
+
+def test_a_start_for_which_there_is_no_room_leaves_no_folder(tmp_path: Path) -> None:
+    config = parse(SearchSwarmConfig, ["--cpus-per-agent", "64", "--output-dir", str(tmp_path), "--name", "words"])
+    with pytest.raises(RunError, match="64 CPU"):
+        job.run(config)
+    assert not (tmp_path / "words").exists()

@@ -18,6 +18,7 @@ from hsokv_ray.config import Config, flags, parse
 from hsokv_ray.flag_reference import COMMANDS, reference
 from hsokv_ray.inference.engine.config import EngineConfig
 from hsokv_ray.longcontext.config import IndexName, LongContextConfig, Positions
+from hsokv_ray.swarm.config import SwarmConfig
 from serve import openapi
 from serve.__main__ import _parse as parse_serve
 from serve.args import Autoscaling, Limits, ServeArgs
@@ -78,6 +79,11 @@ def test_every_setting_of_long_context_is_in_its_table() -> None:
     assert set(LongContextConfig.model_fields) <= documented
     for value in (*get_args(IndexName), *get_args(Positions)):
         assert value in documented, f"{value} has no row"
+
+
+def test_the_documents_say_at_which_loss_an_order_has_failed() -> None:
+    number = ("first", "second", "third", "fourth", "fifth")[SwarmConfig().max_restarts]
+    assert f"at the {number} loss the order has failed" in (ROOT / "docs" / "swarm.md").read_text(encoding="utf-8")
 
 
 def rows_under(heading: str) -> list[list[str]]:

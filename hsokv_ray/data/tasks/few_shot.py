@@ -17,6 +17,7 @@ from hsokv_ray.data.tasks.glue_files import (
     Pools,
     published_folder,
     read_hub_pools,
+    read_parquet_pools,
     read_published,
     read_published_test,
     read_tsv_pools,
@@ -34,8 +35,9 @@ class FewShotGlue:
 
     Args:
         name: SST-2, MNLI, RTE, MRPC or CoLA.
-        folder: data folder: holds glue_16shot (or is it), GLUE's `SST-2/train.tsv` and the like, or is a folder of
-            `datasets`. None: only `datasets`, from the hub.
+        folder: data folder: holds glue_16shot (or is it), GLUE's `SST-2/train.tsv` and the like, parquet files as
+            nyu-mll/glue has them (see `read_parquet_pools`), or is a folder of `datasets`. None: only `datasets`, from
+            the hub.
         shots: examples per class in training, and again in validation.
         allow_download: whether the hub may be asked where the folder has nothing.
 
@@ -85,6 +87,7 @@ class FewShotGlue:
             if not folder.is_dir():
                 raise DataError(f"{self.name}: there is no folder {str(folder)!r}; {self._how()}")
             pools = self._read_published(folder) or read_tsv_pools(folder, self._task)
+            pools = pools or read_parquet_pools(folder, self._task)
             if pools is None and (any(folder.glob("dataset_*.json")) or any(folder.glob("*.parquet"))):
                 pools = read_hub_pools(self._task, str(folder))
             if pools is not None:
@@ -138,8 +141,8 @@ class FewShotGlue:
     def _how(self) -> str:
         files = f"{self._task.folders[0]}/{self._task.train_files[0]} and {self._task.dev_files[0]}"
         return (
-            f"give a folder with {files} (https://gluebenchmark.com/tasks), with LM-BFF's glue_16shot, "
-            f"or a folder of `datasets`, or allow the download of {HUB_NAME} with --allow-download"
+            f"give a folder with {files} (https://gluebenchmark.com/tasks), with LM-BFF's glue_16shot, a clone of "
+            f"{HUB_NAME} or a folder of `datasets`, or allow the download of {HUB_NAME} with --allow-download"
         )
 
 

@@ -1,4 +1,4 @@
-"""GLUE examples from files or through `datasets`: the published 16-shot splits, GLUE's TSV folders, a data set."""
+"""GLUE examples from files or through `datasets`: the published 16-shot splits, TSV folders, parquet, a data set."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -88,6 +88,22 @@ def read_tsv_examples(path: Path, task: GlueTask) -> Examples:
     return _examples(found)
 
 
+def read_parquet_pools(folder: Path, task: GlueTask) -> Pools | None:
+    """Return what parquet files named as in nyu-mll/glue hold, such as train-00000-of-00001.parquet; None: not there.
+
+    They may be in a folder named after the task, as in a clone of it, in `folder` itself, or in its data.
+
+    Raises:
+        DataError: they cannot be read, or lack columns or labels.
+    """
+    for place in (*(folder / name for name in (task.hub_config, *task.folders)), folder, folder / "data"):
+        train, test = (sorted(place.glob(f"{split}-*.parquet")) for split in ("train", task.hub_test))
+        if train and test:
+            source = f"parquet files in {place.name}"
+            return Pools(_parquet_examples(train, task), _parquet_examples(test, task), source)
+    return None
+
+
 def read_hub_pools(task: GlueTask, source: str) -> Pools:
     """Read a task through `datasets`.
 
@@ -104,8 +120,9 @@ def read_hub_pools(task: GlueTask, source: str) -> Pools:
             loaded: Any = datasets.load_from_disk(str(Path(source).expanduser()))
         else:
             loaded = datasets.load_dataset(source, None if local else task.hub_config)
-        train, test = (_hub_examples(loaded[split], task) for split in ("train", task.hub_test))
-        return Pools(train, test, f"datasets: {source}")
+        where = f"{task.name} of datasets"
+        train, test = (_hub_rows(loaded[split], task, where) for split in ("train", task.hub_test))
+        return Pools(_examples(train), _examples(test), f"datasets: {source}")
     except DataError:
         raise
     # The hub's libraries raise their own, their HTTP client's and plain KeyErrors, with no common base.
@@ -128,11 +145,30 @@ def _headed(path: Path, task: GlueTask, rows: Iterator[list[str]]) -> tuple[int,
     return names.index(task.label_column), tuple(names.index(name) for name in task.columns)
 
 
-def _hub_examples(table: Any, task: GlueTask) -> Examples:
+def _parquet_examples(paths: list[Path], task: GlueTask) -> Examples:
+    return _examples([row for path in paths for row in _hub_rows(_parquet_columns(path, task), task, str(path))])
+
+
+def _parquet_columns(path: Path, task: GlueTask) -> dict[str, list[Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = [*task.hub_columns, "label"]
+    try:
+        return pq.read_table(path, columns=names).select(names).to_pydict()
+    except (OSError, pa.ArrowException, KeyError) as error:
+        cause = " ".join(str(error).split())[:200]
+        raise DataError(
+            f"{path}: cannot be read ({cause}); parquet with {', '.join(names)} is needed (in a clone that holds "
+            "pointers only: git lfs pull)"
+        ) from None
+
+
+def _hub_rows(table: Any, task: GlueTask, where: str) -> list[tuple[Any, int]]:
     columns = [table[name] for name in task.hub_columns]
     texts = columns[0] if len(columns) == 1 else zip(*columns, strict=True)
-    labels = [task.label(str(label), where=f"{task.name} of datasets") for label in table["label"]]
-    return _examples(list(zip(texts, labels, strict=True)))
+    labels = [task.label(str(label), where=where) for label in table["label"]]
+    return list(zip(texts, labels, strict=True))
 
 
 def _row(row: dict[str, Any], task: GlueTask, path: Path) -> tuple[Any, int]:

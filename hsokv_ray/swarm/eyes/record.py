@@ -32,7 +32,7 @@ RETENTION = "retention"
 """Accuracy now on what was learnt earlier, in [0, 1]. Of Split-CIFAR: the mean class-IL accuracy on the validation
 images of the tasks before the current one; not reported during the first task, which has none before it."""
 MEMORY_ENTRIES = "memory_entries"
-"""Entries that the memory holds."""
+"""Entries that the memory holds; of rare words, whose episodes have one each, the mean over the queries asked."""
 HIT_RATE = "hit_rate"
 """Share of reads whose nearest entry is the right one, in [0, 1]."""
 

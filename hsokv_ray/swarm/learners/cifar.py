@@ -11,7 +11,7 @@
 One run gives both scenarios: class-IL picks the best of all classes, task-IL the best of the image's task.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from hsokv_ray.errors import ConfigError
@@ -143,9 +143,10 @@ class CifarTask:
         head = small_net.head_products(config, num_keys, num_entries, recipe.top_k)
         return self.key_flops(num_encoded, learning=True) + small_net.step_flops(head)
 
-    def evaluation_flops(self, recipe: Recipe, num_images: int, num_entries: int) -> int:
+    def evaluation_flops(self, recipe: Recipe, num_images: int, num_entries: int, *, use_memory: bool = True) -> int:
         """Return the FLOPs of scoring `num_images`."""
         config = self.net_config()
+        config = config if use_memory else replace(config, has_memory=False)
         head = small_net.read_products if self.variant == "kv_only" else small_net.head_products
         products = head(config, num_images, num_entries, recipe.top_k)
         return self.key_flops(num_images) + small_net.forward_flops(products)

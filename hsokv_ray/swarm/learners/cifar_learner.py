@@ -125,32 +125,40 @@ class CifarLearner:
         """
         found = Totals()
         row = row_of(self.stream, "validation", lambda task: self._scores(task, "validation", found))
-        num_seen = self.order.task_of(max(self.model.step - 1, 0)) + 1
-        sizes = np.array([len(each.splits.validation) for each in self.stream])
+        num_seen = self._num_seen
+        sizes = self._sizes("validation")
         means = {
             "score": np.average(row["class_il"], weights=sizes),
             "task_il": np.average(row["task_il"], weights=sizes),
             "seen_class_il": np.average(row["class_il"][:num_seen], weights=sizes[:num_seen]),
             "seen_task_il": np.average(row["task_il"][:num_seen], weights=sizes[:num_seen]),
         }
-        if num_seen > 1:
-            means["retention"] = np.average(row["class_il"][: num_seen - 1], weights=sizes[: num_seen - 1])
-        kept = {"memory_bytes": float(self.model.memory_bytes), "memory_entries": float(self.model.num_entries)}
-        return {name: float(value) for name, value in means.items()} | kept | found.figures()
+        kept = {"memory_bytes": float(self.model.memory_bytes)}
+        if self.model.memory is not None:
+            kept["memory_entries"] = float(self.model.num_entries)
+        figures = {name: float(value) for name, value in means.items()}
+        return figures | self._retention(row, sizes) | kept | found.figures()
 
     def test(self) -> dict[str, Any]:
         """Return what the tables need.
 
         "validation", and "test" where the task says `record_test`: the figures of the accuracy matrix by scenario, once
-        the stream has ended. "final_test": accuracies on all test images now. Also bytes, entries, hit rate and gate.
+        the stream has ended. "final_test": accuracies on all "n" test images now; "retention": as in `evaluate`, of
+        them. "without_memory": the mean class-IL accuracy of the net alone, where it learns beside a memory;
+        "memory_utility": that with the memory less that without. What was rehearsed from the memory is in both. Also
+        bytes, entries, hit rate and gate.
         """
         found = Totals()
         ended = self.model.step >= self.task.total_steps
         matrices = {split: figures(rows) for split, rows in self.model.rows.items() if rows and ended}
         row = row_of(self.stream, "test", lambda task: self._scores(task, "test", found))
+        sizes = self._sizes("test")
         return {
             **matrices,
             "final_test": row,
+            "n": int(sizes.sum()),
+            **self._retention(row, sizes),
+            **self._utility(row),
             "steps": self.model.step,
             "memory_bytes": self.model.memory_bytes,
             "memory_entries": self.model.num_entries,
@@ -180,6 +188,30 @@ class CifarLearner:
         (folder / "learner.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
         if self.model.memory is not None:
             self.model.memory.entries.save(folder / "memory")
+
+    @property
+    def _num_seen(self) -> int:
+        """Tasks up to that of the last step done."""
+        return self.order.task_of(max(self.model.step - 1, 0)) + 1
+
+    def _sizes(self, split: Judged) -> np.ndarray:
+        """Return the number of images of each task."""
+        return np.array([len(each.splits.of(split)) for each in self.stream])
+
+    def _retention(self, row: dict[str, list[float]], sizes: np.ndarray) -> dict[str, float]:
+        """Return class-IL accuracy on the tasks before the current one; nothing during the first."""
+        earlier = slice(self._num_seen - 1)
+        if not len(sizes[earlier]):
+            return {}
+        return {"retention": float(np.average(row["class_il"][earlier], weights=sizes[earlier]))}
+
+    def _utility(self, row: dict[str, list[float]]) -> dict[str, float]:
+        """Return the test without the memory; nothing where there is none, or nothing else that has learnt."""
+        if self.model.memory is None or self.model.optimizer is None:
+            return {}
+        plain = row_of(self.stream, "test", lambda task: self._scores(task, "test", Totals(), use_memory=False))
+        without = float(np.mean(plain["class_il"]))
+        return {"without_memory": without, "memory_utility": float(np.mean(row["class_il"])) - without}
 
     def _fresh(self) -> CifarModel:
         return CifarModel(self.task, self.recipe, self._seed, self.stream[0].splits.train.inputs.shape[1:])
@@ -216,18 +248,19 @@ class CifarLearner:
             self.model.rows[split].append(row)
 
     @torch.no_grad()
-    def _scores(self, task: int, split: Judged, found: "Totals") -> np.ndarray:
+    def _scores(self, task: int, split: Judged, found: "Totals", *, use_memory: bool = True) -> np.ndarray:
         """Return the logits of a task's images [n, L], and add to `found` what the memory did for them."""
         model, examples = self.model, self.stream[task].splits.of(split)
         model.net.eval()
         parts = []
         for begin in range(0, len(examples), _EVALUATION_BATCH):
             rows_B = np.arange(begin, min(begin + _EVALUATION_BATCH, len(examples)))
-            said = answer(model, self._keys(task, split, rows_B), self.recipe.top_k)
-            if model.memory is not None:
+            said = answer(model, self._keys(task, split, rows_B), self.recipe.top_k, use_memory=use_memory)
+            if model.memory is not None and use_memory:
                 found.add(said, model.memory.labels(), torch.from_numpy(examples.labels[rows_B]))
             parts.append(said.logits_BL.numpy())
-        self._flops += self.task.evaluation_flops(self.recipe, len(examples), model.num_entries)
+        num = len(examples)
+        self._flops += self.task.evaluation_flops(self.recipe, num, model.num_entries, use_memory=use_memory)
         return np.concatenate(parts)
 
     def _keys(self, task: int, split: Split, rows_B: np.ndarray, more: np.ndarray | None = None) -> Tensor:

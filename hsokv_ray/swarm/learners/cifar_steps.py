@@ -46,9 +46,21 @@ class Answer:
     retrieval: Retrieval | None = None
 
 
-def answer(model: CifarModel, keys_BK: Tensor, top_k: int, *, but: list[int | None] | None = None) -> Answer:
-    """Return what the model says; see `ClassMemory.read` for `but`."""
-    if model.memory is None:
+def answer(
+    model: CifarModel,
+    keys_BK: Tensor,
+    top_k: int,
+    *,
+    but: list[int | None] | None = None,
+    use_memory: bool = True,
+) -> Answer:
+    """Return what the model says.
+
+    Args:
+        but: see `ClassMemory.read`.
+        use_memory: False: the net answers alone, as at gate 0.
+    """
+    if model.memory is None or not use_memory:
         return Answer(model.net(keys_BK, None).logits_BL)
     retrieval = model.memory.read(keys_BK, top_k, but=but or ())
     if model.optimizer is None:

@@ -196,10 +196,7 @@ class FewShotLearner(KVLearner):
 
     def evaluate(self) -> dict[str, float]:
         """Return accuracy on the validation examples as "score", and what was read. Nothing is written."""
-        answers = self._asked(self._validation)
-        figures = answers.figures()
-        if self.model.memory is not None:
-            figures["num_entries"] = float(len(self.model.memory))
+        figures = self._asked(self._validation).figures()
         return {"score": figures.pop("accuracy"), **figures}
 
     def test(self) -> dict[str, float]:

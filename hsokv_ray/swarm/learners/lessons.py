@@ -9,7 +9,7 @@ Shapes: N support, B queries, K key_dim, C slots.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 import torch
@@ -85,6 +85,8 @@ class Answers:
     """bool: the nearest entry is a right one; False where nothing was read."""
     gate: Tensor | None
     """Share of the memory; None where nothing was read."""
+    entries: Tensor
+    """int64: what the memory that was read held; 0 where nothing was read."""
     flops: int
 
     @property
@@ -93,7 +95,11 @@ class Answers:
         return float(self.right.double().mean())
 
     def figures(self) -> dict[str, float]:
-        """Return accuracy, loss and n; what was read, hit rate and the gate too. Raises `RunError`: loss not finite."""
+        """Return accuracy, loss and n; where a memory was read its mean entries, hit rate and gate too.
+
+        Raises:
+            RunError: the loss is no finite number.
+        """
         loss = float(self.losses.double().mean())
         if not torch.isfinite(self.losses).all():
             raise RunError(f"evaluation: the loss is {loss}; lower the learning rate")
@@ -101,8 +107,9 @@ class Answers:
         if self.gate is None:
             return values
         gate = gate_statistics(self.gate)
-        found = float(self.found.double().mean())
-        return values | {"hit_rate": found, "gate_mean": gate.mean, "gate_entropy_bits": gate.entropy_bits}
+        found, entries = float(self.found.double().mean()), float(self.entries.double().mean())
+        read = {"memory_entries": entries, "hit_rate": found}
+        return values | read | {"gate_mean": gate.mean, "gate_entropy_bits": gate.entropy_bits}
 
 
 def joined(parts: list[Answers]) -> Answers:
@@ -113,6 +120,7 @@ def joined(parts: list[Answers]) -> Answers:
         losses=torch.cat([part.losses for part in parts]),
         found=torch.cat([part.found for part in parts]),
         gate=torch.cat(gates) if gates else None,
+        entries=torch.cat([part.entries for part in parts]),
         flops=sum(part.flops for part in parts),
     )
 
@@ -235,18 +243,20 @@ def ask(
         gate, use_memory: as the model's forward takes them.
     """
     reads = use_memory and model.memory is not None
-    entries = num_slots(model.required_memory()) if reads else None
+    slots = num_slots(model.required_memory()) if reads else None
+    held = len(model.required_memory()) if reads else 0
     parts = []
     for part in queries.batches(ASK_BATCH):
         output = model(**part.given, gate=gate, use_memory=use_memory)
         logits = cast("Tensor", output.logits)
-        flops = asking_flops(model.config, len(part), part.num_tokens, entries, forced_gate=gate is not None)
+        flops = asking_flops(model.config, len(part), part.num_tokens, slots, forced_gate=gate is not None)
         found = torch.zeros(len(part), dtype=torch.bool)
         if reads and labels_C is not None and output.retrieval is not None:
             nearest_B, hit_B = output.retrieval.indices[:, 0], output.retrieval.hits[:, 0]
             found = hit_B & (labels_C[nearest_B.clamp(min=0)] == part.labels)
         right, losses = logits.argmax(-1) == part.labels, losses_of(logits, part.labels)
-        parts.append(Answers(right, losses, found, output.gate if reads else None, flops))
+        entries = torch.full((len(part),), held)
+        parts.append(Answers(right, losses, found, output.gate if reads else None, entries, flops))
     return joined(parts)
 
 
@@ -289,7 +299,7 @@ def ablations(
 
 
 def _with_flops(answers: Answers, more: int) -> Answers:
-    return Answers(answers.right, answers.losses, answers.found, answers.gate, answers.flops + more)
+    return replace(answers, flops=answers.flops + more)
 
 
 def ablation_figures(answers: dict[str, Answers]) -> dict[str, float]:

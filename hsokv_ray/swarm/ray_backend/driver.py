@@ -28,20 +28,33 @@ def drive_on_ray(
     resume: bool,
     watchers: Sequence[Watcher] = (),
     on_status: Callable[[Status], None] | None = None,
+    on_claim: Callable[[], None] | None = None,
 ) -> Summary:
     """Have a supervisor carry out `plan`, while the watchers here are told what its files say.
+
+    Args:
+        plan: what to do.
+        resume, watchers, on_status, on_claim: see `hsokv_ray.swarm.search.search`.
 
     Raises:
         RunError: the run has a supervisor already; and as `Drive.run`.
     """
     folder = SearchFolder(plan.folder)
-    with folder.claim(describe(plan.task, plan.config, plan.seed), resume=resume):
+    name = supervisor_name(folder.path)
+
+    def accept() -> None:
+        if _is_at_work(name):
+            raise _at_work(folder)
+        if on_claim is not None:
+            on_claim()
+
+    with folder.claim(describe(plan.task, plan.config, plan.seed), resume=resume, on_claim=accept):
         pass  # from here on there is a search to resume: all that the supervisor does, in each of its lives
-    name, watch = supervisor_name(folder.name), _Watch(folder, watchers)
+    watch = _Watch(folder, watchers)
     try:
         supervisor: Any = SupervisorActor.options(name=name, namespace=NAMESPACE).remote(plan)
-    except ValueError:
-        raise RunError(f"a supervisor {name!r} is at work; wait for it, or give another --name") from None
+    except ValueError:  # another driver was faster
+        raise _at_work(folder) from None
     try:
         summary = _follow(supervisor, watch, on_status)
     finally:
@@ -62,6 +75,18 @@ def place(num_agents: int, num_workers: int | None, cpus_per_agent: float) -> in
         fitting = sum(node.holds(demand) for node in read_supply().nodes)
         demand = replace(demand, num_workers=max(min(fitting, num_agents), 1))
     return preflight(demand).num_workers
+
+
+def _is_at_work(name: str) -> bool:
+    try:
+        ray.get_actor(name, namespace=NAMESPACE)
+    except ValueError:
+        return False
+    return True
+
+
+def _at_work(folder: SearchFolder) -> RunError:
+    return RunError(f"a supervisor of {folder.path} is at work on this cluster; wait for it, or give another --name")
 
 
 def _follow(supervisor: Any, watch: "_Watch", on_status: Callable[[Status], None] | None) -> Summary:

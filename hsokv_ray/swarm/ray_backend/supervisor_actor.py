@@ -5,8 +5,10 @@ Killed, it is started again by Ray and goes on from the run folder by itself; it
 started anew. It ends with the driver that called `search`.
 """
 
+import hashlib
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -81,6 +83,11 @@ class SupervisorActor:
         return os.getpid()
 
 
-def supervisor_name(run_name: str) -> str:
-    """Return the name under which the supervisor of a run is found, in namespace `hsokv`."""
-    return f"swarm/{run_name}"
+def supervisor_name(folder: Path) -> str:
+    """Return the name under which the supervisor of a run is found, in namespace `hsokv`.
+
+    Args:
+        folder: the run's, absolute. Runs of one name in two output folders have a supervisor each.
+    """
+    digest = hashlib.blake2b(str(folder).encode(), digest_size=4).hexdigest()
+    return f"swarm/{folder.name}-{digest}"

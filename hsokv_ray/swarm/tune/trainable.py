@@ -17,8 +17,10 @@ from typing import Any
 
 from ray import tune
 
-from hsokv_ray.errors import CheckpointError
+from hsokv_ray.errors import CheckpointError, ConfigError
+from hsokv_ray.swarm.execution import Closes
 from hsokv_ray.swarm.learner import Task
+from hsokv_ray.swarm.sharing import shares
 from hsokv_ray.swarm.states import pack, unpack
 
 STATE_FILE = "state.safetensors"
@@ -62,6 +64,11 @@ class TaskTrainable(tune.Trainable):
         self._learner.load(unpack(path.read_bytes()))
         self._has_model = True
 
+    def cleanup(self) -> None:
+        """Let the learner give back what it holds."""
+        if isinstance(self._learner, Closes):
+            self._learner.close()
+
     def _configure(self, iteration: int) -> None:
         strategy = {name: self.config[name] for name in self._task.space.domains}
         self._learner.configure(strategy, seed=_seed(self._seed, strategy, iteration))
@@ -74,7 +81,13 @@ def task_trainable(task: Task, *, steps: int = 1, seed: int = 0) -> type[tune.Tr
         task: travels to the workers, so it holds configuration, not data.
         steps: training steps of one iteration; a `SwarmConfig` beside it counts iterations.
         seed: with strategy and iteration, decides everything random.
+
+    Raises:
+        ConfigError: agents of the task share a memory. That needs an agent's orders to be numbered upwards, and the
+            iterations of a trial fall back where it takes over another's model.
     """
+    if shares(task):
+        raise ConfigError("task_trainable: Tune's trials cannot share a memory; search by hsokv_ray.swarm.search")
     return tune.with_parameters(TaskTrainable, task=task, steps=steps, seed=seed)
 
 

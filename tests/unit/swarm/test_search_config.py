@@ -70,6 +70,13 @@ def test_without_the_swarm_one_model_trains_as_long_as_all_agents_would() -> Non
     [
         (["--mode", "test", "--resume"], "trains nothing"),
         (["--task", "language_model", "--benchmark", "cifar"], "classifies"),
+        (["--distributed-backend", "local", "--num-workers", "2"], "leave out --num-workers"),
+        (["--distributed-backend", "local", "--cpus-per-agent", "2"], "leave out --cpus-per-agent"),
+        (["--benchmark", "glue", "--shots", "1"], "greater than or equal to 2"),
+        (["--words-data-dir", ".", "--words-encoder", "x", "--definition-max-length", "9"], "texts as they are"),
+        (["--allocation-every", "4", "--preset", "quick_test"], "--num-managers"),
+        (["--allocation-every", "4", "--no-use-swarm"], "--num-managers"),
+        (["--allocation-every", "4", "--exploit", "none"], "--exploit"),
     ],
 )
 def test_flags_that_contradict_each_other_are_refused(
@@ -78,7 +85,13 @@ def test_flags_that_contradict_each_other_are_refused(
     with pytest.raises(SystemExit) as ended:
         parse(SearchSwarmConfig, words)
     assert ended.value.code == 2
-    assert message in capsys.readouterr().err
+    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def test_agents_go_to_the_manager_that_pays_where_a_flag_says_how_often() -> None:
+    search = parse(SearchSwarmConfig, ["--allocation-every", "4"]).search
+    assert search.swarm(flops_budget=10**12).allocation_every == 4
+    assert parse(SearchSwarmConfig, []).search.swarm(flops_budget=10**12).allocation_every == 0
 
 
 @pytest.mark.parametrize(

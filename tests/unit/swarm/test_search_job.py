@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from hsokv_ray.config import parse
+from hsokv_ray.config import load_yaml, parse
 from hsokv_ray.errors import CheckpointError, ConfigError, DataError, RunError
-from hsokv_ray.swarm import job
+from hsokv_ray.folder_lock import hold
+from hsokv_ray.swarm import job, run_folder
 from hsokv_ray.swarm.ablations import VARIANTS, variant
 from hsokv_ray.swarm.choose_task import default_strategy, evaluation_flops, order_flops, plain_task, swarm_of
 from hsokv_ray.swarm.comparison import comparison, headline, trivial_baselines
@@ -89,6 +90,40 @@ def test_resume_and_test_know_the_run_without_its_flags(run: Path, capsys: pytes
         config = parse(SearchSwarmConfig, ["--name", "words", "--output-dir", str(run), *words])
         assert job.run(config) == 0
         assert f"{100 * summary['test']['accuracy']:.1f} [" in capsys.readouterr().out
+
+
+def test_a_refused_start_leaves_nothing_that_a_later_one_reads(tmp_path: Path) -> None:
+    refused, accepted = flags(tmp_path, "--name", "words", "--no-use-kv"), flags(tmp_path, "--name", "words")
+    with hold(tmp_path / "words"), pytest.raises(RunError, match="is being written by"):
+        job.run(refused)
+    job.SearchJob(accepted, show=False).search()
+    for words in (["--mode", "test"], ["--resume", "--distributed-backend", "local"]):
+        later = parse(SearchSwarmConfig, ["--name", "words", "--output-dir", str(tmp_path), *words])
+        assert job.with_stored(later).task == accepted.task
+
+
+def test_what_an_earlier_version_left_of_a_refused_start_is_replaced(tmp_path: Path) -> None:
+    accepted = flags(tmp_path, "--name", "words")
+    stored = job.stored_config(tmp_path / "words")
+    stored.parent.mkdir()
+    stored.write_text("task: {use_kv: false}")
+    job.SearchJob(accepted, show=False).search()
+    assert load_yaml(SearchSwarmConfig, stored) == accepted
+
+
+def test_a_search_that_can_be_resumed_has_its_configuration_whenever_it_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, write_json, seen = flags(tmp_path, "--name", "words"), run_folder.write_json, []
+
+    def checked(path: Path, *args: Any, **keywords: Any) -> None:
+        seen.append(path.name)
+        assert load_yaml(SearchSwarmConfig, path.with_name("job.yaml")) == config
+        write_json(path, *args, **keywords)
+
+    monkeypatch.setattr(run_folder, "write_json", checked)
+    job.SearchJob(config, show=False).search()
+    assert seen == ["search.json"]
 
 
 def test_a_model_is_measured_under_its_own_strategy(run: Path, tmp_path: Path) -> None:

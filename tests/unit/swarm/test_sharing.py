@@ -1,7 +1,9 @@
 """Key-value memories of several agents that meet in one store."""
 
+import inspect
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hsokv_ray.config import parse
-from hsokv_ray.errors import DataError
+from hsokv_ray.errors import ConfigError, DataError, StoreError
 from hsokv_ray.memory.config import KeyValueConfig
 from hsokv_ray.memory.key_value import KeyValueMemory
 from hsokv_ray.memory.stores import open_store
@@ -18,8 +20,10 @@ from hsokv_ray.models.kv_candidates import TOKENS
 from hsokv_ray.swarm.job import SearchJob
 from hsokv_ray.swarm.learners.language import LanguageTask
 from hsokv_ray.swarm.learners.recipe import DEFAULT_STRATEGY
+from hsokv_ray.swarm.pretrained import PretrainedTask
 from hsokv_ray.swarm.search_config import SearchSwarmConfig
-from hsokv_ray.swarm.sharing import COUNTS, Row, SharedEntries, merge
+from hsokv_ray.swarm.sharing import COUNTS, Row, SharedEntries, SharingTask, merge
+from hsokv_ray.swarm.tune import TaskTrainable, task_trainable
 
 CONFIG = KeyValueConfig(key_dim=4, value_dim=3, capacity=8, top_k=2)
 
@@ -158,16 +162,21 @@ def test_a_writer_needs_a_name(tmp_path: Path, writer: str) -> None:
         SharedEntries(store, writer)
 
 
-def test_agents_of_a_language_model_read_what_the_others_wrote(tmp_path: Path) -> None:
+def searched(folder: Path, name: str, *more: str) -> SearchJob:
+    """Two agents have searched a recipe for a language model."""
     config = parse(
         SearchSwarmConfig,
-        ["--task", "language_model", "--lm-corpus", str(corpus(tmp_path)), "--lm-seq-length", "8", "--size", "tiny",
+        ["--task", "language_model", "--lm-corpus", str(corpus(folder)), "--lm-seq-length", "8", "--size", "tiny",
          "--iterations", "2", "--agent-steps", "2", "--num-managers", "1", "--agents-per-manager", "2",
-         "--distributed-backend", "local", "--output-dir", str(tmp_path), "--name", "lm", "--exploit", "none",
-         "--share-memory", f"faiss:{tmp_path / 'shared'}"],
+         "--distributed-backend", "local", "--output-dir", str(folder), "--name", name, "--exploit", "none", *more],
     )  # fmt: skip
     job = SearchJob(config, show=False)
     job.search()
+    return job
+
+
+def test_agents_of_a_language_model_read_what_the_others_wrote(tmp_path: Path) -> None:
+    job = searched(tmp_path, "lm", "--share-memory", f"faiss:{tmp_path / 'shared'}")
     with open_store(f"faiss:{tmp_path / 'shared'}") as store:
         rows = SharedEntries(store, "look").rows()
     assert {row.writer for row in rows} == {"lm-0-a0", "lm-0-a1"}
@@ -176,6 +185,47 @@ def test_agents_of_a_language_model_read_what_the_others_wrote(tmp_path: Path) -
     memory = learner.memory  # pyright: ignore[reportAttributeAccessIssue]
     assert set(memory.ids) - first, "the best model holds entries that a0 never wrote"
     assert memory.check_integrity() == []
+
+
+def test_agents_that_begin_from_a_saved_model_share_too(tmp_path: Path) -> None:
+    saved = searched(tmp_path, "first").save_best(tmp_path / "saved")
+    more = ["--share-memory", f"faiss:{tmp_path / 'shared'}", "--load-pretrained", str(saved)]
+    job = searched(tmp_path, "lm", *more)
+    with open_store(f"faiss:{tmp_path / 'shared'}") as store:  # it is refused while another holds it
+        rows = SharedEntries(store, "look").rows()
+    assert {row.writer for row in rows} == {"lm-0-a0", "lm-0-a1"}
+    learner: Any = job.task.learner()
+    try:
+        for name in ("begins", "close"):  # so that Python 3.12 finds them too, which asks no `__getattr__`
+            assert callable(inspect.getattr_static(learner, name))
+        with pytest.raises(StoreError):
+            open_store(f"faiss:{tmp_path / 'shared'}")
+    finally:
+        learner.close()
+    open_store(f"faiss:{tmp_path / 'shared'}").close()
+
+
+def test_trials_of_tune_are_refused_a_shared_memory_however_the_task_is_wrapped(tmp_path: Path) -> None:
+    shared = SharingTask(LanguageTask(source=str(corpus(tmp_path)), total_steps=4), f"faiss:{tmp_path / 'shared'}")
+    for task in (shared, PretrainedTask(shared, str(tmp_path))):
+        with pytest.raises(ConfigError, match="trials cannot share a memory"):
+            task_trainable(task)
+    assert not (tmp_path / "shared").exists()
+
+
+def test_a_trial_of_tune_closes_its_learner() -> None:
+    class Closing:
+        is_closed = False
+
+        def close(self) -> None:
+            self.is_closed = True
+
+    learner = Closing()
+    task: Any = type("Made", (), {"learner": lambda self: learner})()
+    trial = TaskTrainable.__new__(TaskTrainable)
+    trial.setup({}, task, steps=1, seed=0)
+    trial.cleanup()
+    assert learner.is_closed
 
 
 def test_what_others_wrote_is_encoded_anew(tmp_path: Path) -> None:

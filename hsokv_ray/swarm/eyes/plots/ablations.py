@@ -19,56 +19,61 @@ def plot_ablations(
     *,
     measure: str = "accuracy",
     title: str = "",
-    chance: float | None = None,
+    baselines: Mapping[str, Score] | None = None,
 ) -> Path:
-    """Draw a bar per variant with its interval; return `path`.
+    """Draw a bar per variant, and below them per baseline, with its interval; return `path`.
 
     Args:
         scores: variant -> its score, drawn in this order from above.
         path: the PNG to write.
-        measure: what a score is, with its unit.
-        title: what the figure says. "": which variant is best.
-        chance: score of guessing, drawn as a dashed line.
+        measure: what a score is, with its unit; "..., %" is written with one digit, others with three.
+        title: what the figure says. "": which bar is best.
+        baselines: name -> the score of what needs no search, drawn in grey.
 
     Raises:
         DataError: there is no score.
     """
-    return style.save(ablations(scores, measure=measure, title=title, chance=chance), path)
+    return style.save(ablations(scores, measure=measure, title=title, baselines=baselines), path)
 
 
 def ablations(
-    scores: Mapping[str, Score], *, measure: str = "accuracy", title: str = "", chance: float | None = None
+    scores: Mapping[str, Score],
+    *,
+    measure: str = "accuracy",
+    title: str = "",
+    baselines: Mapping[str, Score] | None = None,
 ) -> Figure:
     """Return the figure of `plot_ablations`."""
     if not scores:
         raise DataError("ablations: got no score; at least one variant's is needed")
-    figure = style.new_figure(height_in=float(np.clip(1.7 + 0.38 * len(scores), 2.6, 9)))
+    bars = [*scores.items(), *(baselines or {}).items()]
+    figure = style.new_figure(height_in=float(np.clip(1.7 + 0.38 * len(bars), 2.6, 9)))
     axes = figure.add_subplot()
-    best = max(scores, key=lambda name: scores[name].mean)
-    for row, (name, score) in enumerate(scores.items()):
-        _draw_bar(axes, row, score, colour=style.COLOURS[0] if name == best else "#9bb8d3")
-    if chance is not None:
-        axes.axvline(chance, color=style.COLOURS[1], linestyle="--", linewidth=1.2, label=f"chance {chance:.3g}")
-        style.legend(axes)
+    best, highest = max(bars, key=lambda bar: bar[1].mean)
+    digits = 1 if measure.endswith("%") else 3
+    for row, (name, score) in enumerate(bars):
+        colour = "#9bb8d3" if row < len(scores) else style.GREY
+        _draw_bar(axes, row, score, colour=style.COLOURS[0] if name == best else colour, digits=digits)
     style.dress(axes, xlabel=measure)
-    axes.set_yticks(range(len(scores)), list(scores))
-    axes.set_ylim(len(scores) - 0.4, -0.6)
+    axes.set_yticks(range(len(bars)), [name for name, _ in bars])
+    axes.set_ylim(len(bars) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
-    _make_room(axes, list(scores.values()))
-    return style.finish(
-        figure, title=title or f"{best} is best with {scores[best].mean:.3f}", caption=_caption(list(scores.values()))
-    )
+    drawn = [score for _, score in bars]
+    _make_room(axes, drawn)
+    more = " Grey: baselines that need no search." if baselines else ""
+    title = title or f"{best} is best with {highest.mean:.{digits}f}"
+    return style.finish(figure, title=title, caption=_caption(drawn) + more)
 
 
-def _draw_bar(axes: Axes, row: int, score: Score, *, colour: str) -> None:
+def _draw_bar(axes: Axes, row: int, score: Score, *, colour: str, digits: int) -> None:
     axes.barh(row, score.mean, height=0.66, color=colour)
     end = score.mean
-    text = f"{score.mean:.3f}"
+    text = f"{score.mean:.{digits}f}"
     if math.isfinite(score.low) and math.isfinite(score.high):
         reach = [[score.mean - score.low], [score.high - score.mean]]
         axes.errorbar(score.mean, row, xerr=reach, color=style.INK, linewidth=1.3, capsize=3.5)
         end = max(end, score.high)
-        text += f"  [{score.low:.3f}, {score.high:.3f}]"
+        text += f"  [{score.low:.{digits}f}, {score.high:.{digits}f}]"
     axes.annotate(text, (max(end, 0), row), xytext=(6, 0), textcoords="offset points", va="center",
                   fontsize=style.SMALL, color=style.INK)  # fmt: skip
 

@@ -8,7 +8,7 @@ from hsokv_ray.swarm.eyes.plots import style
 from hsokv_ray.swarm.eyes.record import HIT_RATE, MEMORY_ENTRIES, Record
 
 MAX_COLUMNS = 200
-MEANING = {MEMORY_ENTRIES: "entries in memory", HIT_RATE: "share of reads that hit"}
+MEANING = {MEMORY_ENTRIES: "entries in memory", HIT_RATE: "share of reads whose nearest entry is the right one"}
 
 
 def memory_use(record: Record) -> Figure:

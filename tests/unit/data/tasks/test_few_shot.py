@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from hsokv_ray.data.tasks import PUBLISHED_SEEDS, FewShotGlue
@@ -111,6 +113,54 @@ def test_a_folder_of_datasets_is_read(tmp_path: Path) -> None:
     datasets.DatasetDict(tables).save_to_disk(str(tmp_path / "saved"))
     splits = FewShotGlue("SST-2", tmp_path / "saved", shots=5).splits(0)
     assert (len(splits.train), len(splits.test)) == (10, 40)
+
+
+def _write_parquet(folder: Path, name: str, *, num_shards: int = 1) -> None:
+    task = GLUE_TASKS[name]
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, label in (("train", 0), (task.hub_test, 0), ("test", -1)):
+        for shard in range(num_shards):
+            texts = {column: [f"{split} {column} {shard} {i}" for i in range(24)] for column in task.hub_columns}
+            labels = [label or i % len(task.labels) for i in range(24)]
+            table = pa.table({"idx": list(range(24)), **texts, "label": labels})
+            pq.write_table(table, folder / f"{split}-{shard:05d}-of-{num_shards:05d}.parquet")
+
+
+@pytest.mark.parametrize("place", ["{name}", "", "data"])
+@pytest.mark.parametrize("name", list(GLUE_TASKS))
+def test_parquet_is_read_where_a_clone_of_the_hubs_data_set_has_it(tmp_path: Path, name: str, place: str) -> None:
+    folder = tmp_path / place.format(name=GLUE_TASKS[name].hub_config)
+    _write_parquet(folder, name, num_shards=2)
+    task = FewShotGlue(name, tmp_path, shots=4)
+    splits = task.splits(0)
+    assert task.source == f"parquet files in {folder.name}"
+    assert np.bincount(splits.train.labels).tolist() == [4] * task.num_labels
+    assert all(str(np.ravel(text)[0]).startswith("train ") for text in splits.train.inputs)
+    test = [np.ravel(text).tolist() for text in splits.test.inputs]
+    columns, split = GLUE_TASKS[name].hub_columns, GLUE_TASKS[name].hub_test
+    assert test == [[f"{split} {column} {n} {i}" for column in columns] for n in range(2) for i in range(24)]
+
+
+def test_a_clone_holds_its_tasks_side_by_side(tmp_path: Path) -> None:
+    for name in GLUE_TASKS:
+        _write_parquet(tmp_path / GLUE_TASKS[name].hub_config, name)
+    assert FewShotGlue("RTE", tmp_path, shots=4).source == "parquet files in rte"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\n", "cannot be read .*git lfs pull"),
+        ({"text": ["fine"], "label": [1]}, "cannot be read .*parquet with sentence, label is needed"),
+        ({"sentence": ["fine"], "label": [-1]}, r"train-00000-of-00001\.parquet: label '-1' is none of negative"),
+    ],
+)
+def test_damaged_parquet_is_named(tmp_path: Path, content: bytes | dict[str, list], message: str) -> None:
+    _write_parquet(tmp_path / "sst2", "SST-2")
+    path = tmp_path / "sst2" / "train-00000-of-00001.parquet"
+    path.write_bytes(content) if isinstance(content, bytes) else pq.write_table(pa.table(content), path)
+    with pytest.raises(DataError, match=message):
+        FewShotGlue("SST-2", tmp_path)
 
 
 def test_repeated_sentences_and_those_of_the_test_are_never_drawn(tmp_path: Path) -> None:

@@ -34,11 +34,26 @@ REPORT = {
 
 
 def test_bars_and_whiskers_are_means_and_ends_of_the_intervals() -> None:
-    axes = ablations(SCORES, chance=0.1).axes[0]
+    axes = ablations(SCORES).axes[0]
     assert [bar.get_width() for bar in axes.patches] == [score.mean for score in SCORES.values()]
     segments = [line.get_segments()[0] for line in axes.collections]
     np.testing.assert_allclose([segment[:, 0] for segment in segments], [(s.low, s.high) for s in SCORES.values()])
     assert [label.get_text() for label in axes.get_yticklabels()] == list(SCORES)
+
+
+def test_baselines_stand_below_the_variants_in_grey_and_the_best_of_all_is_named() -> None:
+    figure = ablations(
+        SCORES, measure="test accuracy", baselines={"chance": Score(0.1, 0.1, 0.1, 3, 3), "tf": SCORES["full"]}
+    )
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [*SCORES, "chance", "tf"]
+    assert [bar.get_width() for bar in axes.patches][-2:] == [0.1, SCORES["full"].mean]
+    colours = [bar.get_facecolor() for bar in axes.patches]
+    assert colours[3] == colours[4] != colours[1] == colours[2]
+    assert axes.get_xlabel() == "test accuracy"
+    assert "Grey: baselines" in figure.get_supxlabel().replace("\n", " ")
+    better = ablations(SCORES, baselines={"nearest": Score(0.9, 0.9, 0.9, 3, 3)})
+    assert better.get_suptitle() == "nearest is best with 0.900"
 
 
 def test_one_seed_has_no_whisker_and_the_caption_says_why() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from generated_data import write_cifar
 from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -27,24 +28,9 @@ PER_CLASS, TEST_PER_CLASS = 30, 6
 STRATEGY: Strategy = DEFAULT_STRATEGY | {"batch_size": 8, "learning_rate": 3e-3}
 
 
-def write_images(path: Path, labels: np.ndarray, rng: np.random.Generator) -> None:
-    """Rows of a binary batch: every class has its own stripes, under noise."""
-    place = np.arange(32 * 32).reshape(32, 32)
-    stripes = np.stack([np.sin(place % 32 * (1 + label % 5) / 4 + place // 32 * (label // 5)) for label in range(10)])
-    planes = 128 + 60 * stripes[labels][:, None] + rng.normal(0, 40, (len(labels), 3, 32, 32))
-    pixels = planes.clip(0, 255).astype(np.uint8).reshape(len(labels), -1)
-    np.concatenate([labels.astype(np.uint8)[:, None], pixels], axis=1).tofile(path)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    whole = tmp_path_factory.mktemp("cifar") / "cifar-10-batches-bin"
-    whole.mkdir()
-    rng = np.random.default_rng(0)
-    for i in range(1, 6):
-        write_images(whole / f"data_batch_{i}.bin", np.repeat(np.arange(10), PER_CLASS // 5), rng)
-    write_images(whole / "test_batch.bin", np.repeat(np.arange(10), TEST_PER_CLASS), rng)
-    return whole
+    return write_cifar(tmp_path_factory.mktemp("cifar"), per_class=PER_CLASS, test_per_class=TEST_PER_CLASS)
 
 
 @pytest.fixture
@@ -203,6 +189,54 @@ def test_retention_is_the_share_of_right_answers_on_the_tasks_before_the_current
         kept += right
         learner.train(2)
     assert 0 < np.mean(kept) < 1
+
+
+@pytest.mark.parametrize("variant", ["hsokv", "fine_tune"])
+def test_the_test_has_the_retention_of_its_own_images(make, variant) -> None:
+    learner = begun(make(variant, total_steps=20))  # tasks of 4 steps
+    for step in (4, 10, 20):
+        learner.train(step - learner.model.step)
+        found, right = learner.test(), []
+        for each in learner.stream[: (step - 1) // 4]:
+            logits_nL = learner._scores(each.index, "test", Totals())
+            right += (logits_nL.argmax(axis=1) == each.splits.test.labels).tolist()
+        assert found.get("retention") == (pytest.approx(np.mean(right)) if right else None)
+        assert found["n"] == 10 * TEST_PER_CLASS
+
+
+@pytest.mark.parametrize("features", ["live", "fixed"])
+def test_what_the_memory_is_worth_is_the_test_less_that_of_the_same_net_at_gate_0(make, features) -> None:
+    learner = begun(make("hsokv", features, total_steps=30))
+    learner.train(30)
+    found = learner.test()
+    read = learner.model.net.gated_read
+    assert read is not None
+    with torch.no_grad():  # a gate that is shut whatever is read
+        read.gate[-1].weight.zero_()
+        read.gate[-1].bias.fill_(-1e9)
+    shut = learner.test()
+    assert found["without_memory"] == np.mean(shut["final_test"]["class_il"]) == shut["without_memory"]
+    assert found["memory_utility"] == np.mean(found["final_test"]["class_il"]) - found["without_memory"] != 0
+    assert shut["memory_utility"] == 0
+
+
+@pytest.mark.parametrize("variant", ["fine_tune", "kv_only", "experience_replay"])
+def test_where_only_one_of_net_and_memory_answers_there_is_nothing_to_compare(make, variant) -> None:
+    learner = begun(make(variant))
+    learner.train(15)
+    assert not {"without_memory", "memory_utility"} & learner.test().keys()
+
+
+@pytest.mark.parametrize(("variant", "features"), CASES)
+def test_flops_of_a_test_are_what_the_counter_of_torch_sees(make, variant, features) -> None:
+    learner = begun(make(variant, features))
+    learner.train(4)
+    before = learner.flops
+    with FlopCounterMode(display=False) as counter:
+        learner.test()
+    num_asked = 10 * TEST_PER_CLASS * (2 if variant == "hsokv" else 1)
+    unseen = learner.task.key_flops(num_asked) if features == "fixed" else 0
+    assert learner.flops - before - unseen == pytest.approx(counter.get_total_flops(), rel=0.01)
 
 
 def test_test_images_are_judged_at_the_ends_of_tasks_only_where_the_task_says_so(make) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from generated_data import write_glue
 from learner_states import same
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -20,29 +21,12 @@ from hsokv_ray.swarm.learners.few_shot import FewShotLearner, FewShotTask
 from hsokv_ray.swarm.learners.recipe import DEFAULT_STRATEGY
 
 SMALL = DEFAULT_STRATEGY | {"batch_size": 8, "learning_rate": 3e-3}
-SAID = (("dull", "poor", "flat"), ("bright", "fine", "warm"))
-OTHERS = ("film", "story", "actor", "scene", "music", "night", "town", "voice", "light", "street")
-
-
-def sentence(label: int, rng: np.random.Generator) -> str:
-    words = [*rng.choice(OTHERS, 4), *rng.choice(SAID[label], 2)]
-    return " ".join(rng.permutation(words))
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """SST-2 and RTE in GLUE's form; the label of a sentence is in two of its six words."""
-    folder, rng = tmp_path_factory.mktemp("glue"), np.random.default_rng(0)
-    for name, head in (("SST-2", "sentence\tlabel"), ("RTE", "index\tsentence1\tsentence2\tlabel")):
-        (folder / name).mkdir()
-        for file, count in (("train.tsv", 300), ("dev.tsv", 100)):
-            rows = [head]
-            for i in range(count):
-                first, second = sentence(i % 2, rng), sentence(i % 2, rng)
-                said = ("entailment", "not_entailment")[i % 2]
-                rows.append(f"{first}\t{i % 2}" if name == "SST-2" else f"{i}\t{first}\t{second}\t{said}")
-            (folder / name / file).write_text("\n".join(rows) + "\n")
-    return folder
+    """SST-2 and RTE; the label of a sentence is in two of its six words."""
+    return write_glue(tmp_path_factory.mktemp("glue"))
 
 
 class Letters:
@@ -153,7 +137,7 @@ def test_ten_steps_are_four_a_state_and_six_bit_for_bit(
 def test_a_policy_leaves_out_what_the_memory_already_answers(folder: Path) -> None:
     learner = begun(folder, strategy={"write_policy": "novelty"})
     assert 0 < len(learner.model.memory) < len(learner.support)
-    assert learner.evaluate()["num_entries"] == len(learner.model.memory)
+    assert learner.evaluate()["memory_entries"] == len(learner.model.memory)
 
 
 @pytest.mark.parametrize("policy", ["always", "surprise", "novelty"])

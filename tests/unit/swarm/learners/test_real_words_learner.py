@@ -1,5 +1,6 @@
 """Real words on vectors of a frozen encoder: the start is the nearest vector, states continue bit for bit."""
 
+import dataclasses
 import importlib.metadata
 import json
 from pathlib import Path
@@ -204,7 +205,10 @@ def test_the_flags_reach_the_task(folder: Path) -> None:
     words = ["--words-data-dir", str(folder), "--words-encoder", "hf:org/name", "--size", "base"]
     task = plain_task(parse(SearchSwarmConfig, words))
     assert isinstance(task, RareWordTask)
-    assert (task.data, task.encoder, task.size) == (str(folder), "hf:org/name", "base")
+    assert (task.data, task.words, task.encoder, task.size) == (str(folder), "rare_words", "hf:org/name", "base")
+    nonces = plain_task(parse(SearchSwarmConfig, [*words, "--words-set", "definitional_nonce"]))
+    assert isinstance(nonces, RareWordTask)
+    assert nonces == dataclasses.replace(task, words="definitional_nonce")
 
 
 def test_without_the_flag_words_are_generated_whatever_the_environment_says(folder: Path, monkeypatch) -> None:
@@ -224,7 +228,8 @@ def test_a_folder_that_is_none_is_one_line(tmp_path: Path) -> None:
     [
         (["--words-data-dir", "x", "--benchmark", "glue"], "--words-data-dir: only one-shot words have it"),
         (["--words-encoder", "x", "--task", "language_model"], "--words-encoder: only one-shot words have it"),
-        (["--words-encoder", "x"], "give --words-data-dir too"),
+        (["--words-encoder", "x"], "--words-encoder: words are generated without a folder of real ones; give"),
+        (["--words-set", "definitional_nonce"], "--words-set: words are generated without a folder of real ones; give"),
     ],
 )
 def test_flags_of_words_that_mean_nothing_are_refused(
