@@ -27,6 +27,7 @@ from harness import Target, write_result
 from swarm_searchers import Searcher, asha, later_asha, random_search, successive_halving, swarm, tpe
 from yahpo import EPOCHS, SPACE, LCBench
 
+from hsokv_ray.evaluation.intervals import Score, over_seeds
 from hsokv_ray.swarm.config import SwarmConfig
 from hsokv_ray.swarm.messages import Outcome
 from hsokv_ray.swarm.strategy import KV_SPACE
@@ -121,36 +122,37 @@ def regret(
 
 
 def table(regrets: dict[tuple[str, int], np.ndarray]) -> list[dict[str, Any]]:
-    """Means, standard errors over runs and over task means, paired differences to ASHA with errors over tasks."""
+    """Means and paired differences to ASHA, with 95 % intervals over tasks: Student's t, of means over seeds."""
     rows = []
     for name in SEARCHERS:
         row: dict[str, Any] = {"search": name}
         for budget in BUDGETS:
             each, gap = regrets[name, budget], regrets[name, budget] - regrets["ASHA, eta 3", budget]
             row |= {
-                f"B={budget}": float(each.mean()),
-                f"B={budget} se over runs": float(each.std(ddof=1) / each.size**0.5),
-                f"B={budget} se over tasks": error(each),
-                f"B={budget} minus ASHA": float(gap.mean()),
-                f"B={budget} minus ASHA, se": error(gap),
+                f"B={budget}": said(over_tasks(each)),
+                f"B={budget} minus ASHA": "" if name == "ASHA, eta 3" else said(over_tasks(gap)),
             }
         rows.append(row)
     return rows
 
 
-def error(each: np.ndarray) -> float:
-    """Return the standard error of the mean of [task, seed], tasks being what was drawn."""
-    return float(each.mean(1).std(ddof=1) / len(each) ** 0.5)
+def over_tasks(each: np.ndarray) -> Score:
+    """Return the mean of [task, seed]; tasks are what was drawn."""
+    return over_seeds(each.mean(1).tolist())
+
+
+def said(score: Score) -> str:
+    return f"{score.mean:.1f} [{score.low:.1f}, {score.high:.1f}]"
 
 
 def targets(regrets: dict[tuple[str, int], np.ndarray]) -> list[Target]:
-    """The swarm is at most as far above ASHA as the noise: two standard errors of the paired difference."""
+    """The swarm is at most as far above ASHA as the noise: half the 95 % interval of the paired difference."""
     promised = []
     for budget in BUDGETS:
         for rival in ("ASHA, eta 3", "ASHA, eta 3, first rung 3"):
-            gap = regrets[OURS, budget] - regrets[rival, budget]
+            gap = over_tasks(regrets[OURS, budget] - regrets[rival, budget])
             name = f"regret of the swarm minus {rival}, B={budget}, held-out tasks"
-            promised.append(Target(name=name, value=float(gap.mean()), bound=2 * error(gap), kind="at most"))
+            promised.append(Target(name=name, value=gap.mean, bound=gap.high - gap.mean, kind="at most"))
     return promised
 
 
