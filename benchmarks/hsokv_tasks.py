@@ -2,13 +2,14 @@
 
     python benchmarks/hsokv_tasks.py --data-dir DIR      --parts words glue cifar language; --quick proves it works
 
-words: the ablation of `jobs/search_swarm.py --run-ablations`, four variants at equal FLOPs (evaluation included), with
-gates forced, values shuffled and keys made random in the full one; each seed has its own test words. glue: the
-published 16-shot splits and seeds; the learners train 200 steps by the default strategy, nothing is searched. cifar:
-one pass of five tasks, each variant as many steps as the FLOPs of 500 steps of H-SOKV allow, the same bytes beside the
-weights; seeds decide weights, order and held-out images. language: the running Python's own text, 600 steps by the
-default strategy, the model with its memory, one without on the same text, kNN-LM on either, and counts of tokens.
-Intervals are Student's t over seeds, 95 %. DIR holds glue_16shot and cifar10.
+words: the ablation of `jobs/search_swarm.py --run-ablations`, four variants with one budget of FLOPs (evaluation
+included; a swarm that comes to like small batches leaves some of it, and final tests come on top), with gates forced,
+values shuffled and keys made random in the full one; each seed has its own test words. glue: the published 16-shot
+splits and seeds; the learners train 200 steps by the default strategy, nothing is searched. cifar: one pass of five
+tasks, each variant as many steps as the FLOPs of 500 steps of H-SOKV allow, the same bytes beside the weights; seeds
+decide weights, order and held-out images. language: the running Python's own text, 600 steps by the default strategy,
+the model with its memory, one without on the same text, kNN-LM on either, and counts of tokens. Intervals are
+Student's t over seeds, 95 %. DIR holds glue_16shot and cifar10.
 
 Published figures stand beside ours with their source; they come from other models (ResNet-18, RoBERTa-large), more data
 or more passes, and are an anchor, not a comparison.

@@ -1,8 +1,9 @@
-"""What the memory and the swarm are worth: four variants at equal FLOPs over several seeds.
+"""What the memory and the swarm are worth: four variants at equal budgets of FLOPs over several seeds.
 
 full: swarm and memory. kv_only: memory, one long training by the default strategy. swarm_only: swarm without memory.
-neither. A variant whose steps are cheaper trains more of them. What the full variant's test says of forced gates,
-shuffled values and random keys stands beside them, and trivial baselines on each seed's own test items.
+neither. A variant whose steps are cheaper trains more of them; a swarm that comes to like small batches leaves some of
+its budget. What the full variant's test says of forced gates, shuffled values and random keys stands beside them, and
+trivial baselines on each seed's own test items.
 """
 
 import json

@@ -229,7 +229,7 @@ class SearchRunConfig(Config):
     """Score to which the regret is measured, where one is known."""
 
     run_ablations: bool = False
-    """Afterwards compare with and without memory and swarm, at equal FLOPs."""
+    """Afterwards compare with and without memory and swarm, at equal budgets of FLOPs."""
 
     ablation_seeds: int = pydantic.Field(default=5, ge=2)
     """Seeds of each variant of the ablation."""
