@@ -14,7 +14,7 @@ README = ROOT / "README.md"
 DOCS = ROOT / "docs"
 SECTIONS = {
     DOCS / "serving.md": ["serving"],
-    DOCS / "swarm.md": ["swarm_live", "hsokv_tasks", "real_words", "rollouts"],
+    DOCS / "swarm.md": ["swarm_offline", "swarm_live", "swarm_overhead", "hsokv_tasks", "real_words", "rollouts"],
 }
 """Document -> the results whose tables stand between its marks `NAME:begin` and `NAME:end`."""
 BEGIN, END = "| Benchmark | What | Measured | Target | |\n|---|---|---|---|---|\n", "\n\n"
