@@ -6,6 +6,7 @@ python benchmarks/readme_table.py
 
 import json
 from pathlib import Path
+from typing import Any
 
 from harness import RESULTS, markdown
 
@@ -71,8 +72,26 @@ def _section(name: str) -> str:
     run = result["run"]
     machine = f"{run['machine']['cores']} cores, {run['machine']['cpu']}"
     said = f"`{run['command']}` at {run['revision']}, {run['date'][:10]}: {machine}."
-    tables = [f"**{title}**\n\n{markdown(rows)}" for title, rows in result["tables"].items()]
+    tables = [
+        f"**{title}**\n\n{markdown([with_intervals(row) for row in rows])}" for title, rows in result["tables"].items()
+    ]
     return "\n".join([f"{said}\n", *tables])
+
+
+def with_intervals(row: dict[str, Any]) -> dict[str, Any]:
+    """Return `row` with columns "x", "x, low" and "x, high" as one, and lists and settings as words."""
+    shown: dict[str, Any] = {}
+    for name, value in row.items():
+        if name.endswith((", low", ", high")):
+            continue
+        ends = [row.get(f"{name}, {end}") for end in ("low", "high")]
+        if None not in ends and value is not None:
+            value = f"{_short(value)} [{_short(ends[0])}, {_short(ends[1])}]"
+        elif isinstance(value, list | dict):
+            pairs = value.items() if isinstance(value, dict) else [("", each) for each in value]
+            value = ", ".join(f"{key} {each}".strip() for key, each in pairs)
+        shown[name] = "" if value is None else value
+    return shown
 
 
 def rows() -> list[str]:
