@@ -310,12 +310,14 @@ def lost_reference() -> Any:
     owner: Any = Owner.remote()
     (reference,) = ray.get(owner.put.remote(), timeout=PATIENCE_S)
     ray.kill(owner)
-    while True:
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
         try:
             ray.get(reference, timeout=PATIENCE_S)
         except ObjectLostError:
             return reference
         time.sleep(0.05)
+    pytest.fail("the object outlived its owner")
 
 
 def test_a_state_goes_by_reference_and_one_that_the_store_lost_comes_from_disk(tmp_path: Path):
